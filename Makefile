@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help setup run exp test test-fast check format lock params ui deliver bench pull push clean
+.PHONY: help setup run exp test test-fast check format lock params serve ui deliver bench pull push clean
 
 help: ## list every verb
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ lock: .uv/bin/uv ## resolve requirements/*.lock anew: every version and hash, no
 	@.uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --upgrade --python-version 3.11 \
 	  --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	@echo uv | .uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --upgrade - -o requirements/uv.lock
+
+serve: setup ## answer requests with the model that dvc.lock pins, on port 8000
+	@uvicorn serve.app:app --port 8000
 
 ui: setup ## open the MLflow UI on the record
 	@python -m stages.tracking ui

@@ -1,0 +1,238 @@
+"""Say how good the model is on unseen rows: metrics with intervals, slices, plots, the gate's verdict, a report."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.dummy import DummyClassifier, DummyRegressor
+
+from stages.bundle import MODEL, Model, Signature, bundle_md5, decide, find_bundle, open_bundle
+from stages.config import Config, load_config
+from stages.dataset import PREPARED, Split, read_split
+from stages.errors import DataError, ModelError, run_stage
+from stages.files import read_json, replacing, write_atomically, write_json
+from stages.gate import Contest, Verdict, judge
+from stages.reporting.curves import Points, curves
+from stages.reporting.importance import permutation_importance
+from stages.reporting.page import Findings, MetricRow, page
+from stages.reporting.plots import Setting, draw
+from stages.reporting.slices import sliced
+from stages.reporting.wording import worded
+from stages.resampling import Interval, draws, interval, units_of
+from stages.scoring import Array, Predictions, check_metrics, classified, regressed, score_of
+
+REPORTS = Path("data/reports")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Each metric of each model on the test split, and its draws on the same resamples."""
+
+    intervals: dict[str, dict[str, Interval]]
+    drawn: dict[str, dict[str, Array]]
+    units: str
+
+    def difference(self, metric: str, other: str, confidence: float) -> Interval:
+        """Candidate minus the other, on the same rows."""
+        ours, theirs = self.intervals["candidate"][metric].value, self.intervals[other][metric].value
+        value = math.nan if ours is None or theirs is None else ours - theirs
+        return interval(value, self.drawn["candidate"][metric] - self.drawn[other][metric], confidence)
+
+
+def main() -> None:
+    started = time.perf_counter()
+    config = load_config("evaluate")
+    check_metrics(config.evaluate.metrics)
+    findings = evaluate(config, open_bundle(MODEL), MODEL, PREPARED)
+    write(findings, REPORTS)
+    word, test = worded(config.evaluate.primary), findings.headline.test
+    print(
+        f"evaluate: {word.name} {word.figure(test.value)} ({word.limits(test.low, test.high)}) on "
+        f"{findings.rows_test:,} rows, gate {'passed' if findings.verdict.passed else 'not passed'}, "
+        f"in {time.perf_counter() - started:.1f} s → {REPORTS / 'report.html'}"
+    )
+
+
+def evaluate(config: Config, model: Model, folder: Path, prepared: Path) -> Findings:
+    """Everything that the reports hold. Raises DataError for an empty test split, ModelError for a lost champion."""
+    asked, columns, task = config.evaluate, config.data.columns, config.data.task
+    validation, test = (read_split(columns, task, name, prepared) for name in ("validation", "test"))
+    if not len(test):
+        raise DataError(f"{prepared / 'test.parquet'}: no rows to evaluate on; see data.split.test")
+    candidate = predictions(model, test.X, test.y)
+    contestants = {"candidate": candidate, "dummy": dummy(model.signature, _train_y(config, prepared), test.y)}
+    champion, obstacle = _champion(config, model.signature, test)
+    if champion is not None:
+        contestants["champion"] = champion
+    scored = score(contestants, asked.metrics, test, config)
+    importance = _importance(config, model, test)
+    on_validation = score_all(predictions(model, validation.X, validation.y), asked.metrics) if len(validation) else {}
+    return Findings(
+        title=config.data.title,
+        signature=model.signature,
+        provenance=model.provenance,
+        md5=bundle_md5(folder),
+        profile=_profile(),
+        metrics=tuple(
+            MetricRow(name, scored.intervals["candidate"][name], on_validation.get(name), *_others(scored, name))
+            for name in asked.metrics
+        ),
+        primary=asked.primary,
+        confidence=asked.confidence,
+        units=scored.units,
+        rows_test=len(test),
+        rows_validation=len(validation),
+        verdict=verdict(config, scored, obstacle),
+        slices=sliced(test, candidate, config.evaluate, config.seed),
+        points={**curves(candidate, config.seed), "importance": importance},
+    )
+
+
+def predictions(model: Model, X: pd.DataFrame, y: Array) -> Predictions:
+    """One call of the model; binary labels by the signature's threshold."""
+    scores = model.scores(X)
+    labels = decide(scores, model.signature)
+    if model.signature.classes is None:
+        return regressed(y, labels)
+    return classified(y, labels, scores, model.signature.classes)
+
+
+def dummy(signature: Signature, train_y: Array, y: Array) -> Predictions:
+    """The floor: what one says of a row without a look at it, the shares of the classes (or the mean) in training."""
+    nothing = np.zeros((len(y), 1))
+    if signature.classes is None:
+        floor = DummyRegressor(strategy="mean").fit(np.zeros((len(train_y), 1)), train_y)
+        return regressed(y, floor.predict(nothing))
+    known = list(signature.classes)
+    kind = "object" if isinstance(known[0], str) else "int64"
+    floor = DummyClassifier(strategy="prior").fit(np.zeros((len(train_y), 1)), np.asarray(train_y, dtype=kind))
+    scores = np.zeros((len(y), len(known)))
+    scores[:, [known.index(label) for label in floor.classes_.tolist()]] = floor.predict_proba(nothing)
+    return classified(y, floor.predict(nothing), scores, known)
+
+
+def _train_y(config: Config, prepared: Path) -> Array:
+    return read_split(config.data.columns, config.data.task, "train", prepared).y
+
+
+def score(contestants: dict[str, Predictions], metrics: tuple[str, ...], test: Split, config: Config) -> Scored:
+    """Every metric of every model, over the same resamples."""
+    asked = config.evaluate
+    units, unit = units_of(None if test.time is None else test.time.to_numpy(), len(test))
+    scores = {f"{model} {name}": score_of(name, p) for model, p in contestants.items() for name in metrics}
+    drawn = draws(scores, units, asked.resamples, config.seed)
+    rows = np.ones(len(test))
+    return Scored(
+        {
+            model: {
+                name: interval(scores[f"{model} {name}"](rows), drawn[f"{model} {name}"], asked.confidence)
+                for name in metrics
+            }
+            for model in contestants
+        },
+        {model: {name: drawn[f"{model} {name}"] for name in metrics} for model in contestants},
+        unit,
+    )
+
+
+def score_all(p: Predictions, metrics: tuple[str, ...]) -> dict[str, float | None]:
+    """The metrics of one model; None where undefined."""
+    values = {name: score_of(name, p)(p.rows) for name in metrics}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _others(scored: Scored, name: str) -> tuple[float | None, float | None]:
+    champion = scored.intervals.get("champion")
+    return scored.intervals["dummy"][name].value, champion[name].value if champion else None
+
+
+def verdict(config: Config, scored: Scored, obstacle: str | None) -> Verdict:
+    """The gate's verdict on the primary metric."""
+    primary, confidence = config.evaluate.primary, config.evaluate.confidence
+    has_champion = "champion" in scored.intervals
+    contest = Contest(
+        primary,
+        scored.intervals["candidate"][primary],
+        scored.intervals["dummy"][primary],
+        scored.difference(primary, "dummy", confidence),
+        scored.intervals["champion"][primary] if has_champion else None,
+        scored.difference(primary, "champion", confidence) if has_champion else None,
+        obstacle,
+    )
+    return judge(contest, config.evaluate.gate.margin)
+
+
+def _champion(config: Config, candidate: Signature, test: Split) -> tuple[Predictions | None, str | None]:
+    """Its predictions, or why there are none. One that is not here is an error: DVC would keep such a verdict."""
+    md5 = config.evaluate.gate.champion
+    if md5 is None:
+        return None, None
+    path = find_bundle(md5)
+    if path is None:
+        raise ModelError(
+            f"evaluate.gate.champion: the bundle {md5} is neither data/model nor in DVC's cache; "
+            "`dvc pull` (or `dvc fetch --all-commits`) brings it, or set it to null"
+        )
+    model = open_bundle(path)
+    reason = misfit(model.signature, candidate, test.X)
+    if reason is None:
+        return predictions(model, test.X, test.y), None
+    return None, f"The champion cannot be compared: {reason}. Set evaluate.gate.champion to null to go on without it."
+
+
+def misfit(champion: Signature, candidate: Signature, X: pd.DataFrame) -> str | None:
+    """Why a champion cannot answer for these rows; None where it can."""
+    if (champion.task, champion.target) != (candidate.task, candidate.target):
+        return f"it predicts {champion.target} ({champion.task}), not {candidate.target} ({candidate.task})"
+    if set(champion.classes or ()) != set(candidate.classes or ()):
+        return f"its classes are {_listed(champion.classes)}, not {_listed(candidate.classes)}"
+    absent = [column.name for column in champion.columns if column.name not in X.columns]
+    if absent:
+        return f"it needs {', '.join(absent)}, which the data no longer have"
+    kinds = {name: "categorical" if X[name].dtype == "object" else "numeric" for name in X.columns}
+    changed = [column.name for column in champion.columns if kinds[column.name] != column.kind]
+    return f"{', '.join(changed)} changed between numeric and categorical" if changed else None
+
+
+def _listed(classes: tuple[int | str, ...] | None) -> str:
+    return ", ".join(str(label) for label in classes or ())
+
+
+def _importance(config: Config, model: Model, test: Split) -> Points:
+    asked = config.evaluate.importance
+    rows = np.sort(np.random.default_rng(config.seed).permutation(len(test))[: asked.rows])
+    X = test.X.iloc[rows].reset_index(drop=True)
+    return permutation_importance(
+        X, lambda X, y: predictions(model, X, y), test.y[rows], config.evaluate.primary, asked.repeats, config.seed
+    )
+
+
+def _profile() -> dict[str, Any] | None:
+    path = REPORTS / "profile.json"
+    return read_json(path) if path.exists() else None
+
+
+def write(findings: Findings, folder: Path) -> None:
+    """metrics.json, gate.json, report.html and evaluate/ (the plots as points and as pictures)."""
+    signature = findings.signature
+    setting = Setting(signature.target, findings.primary, signature.classes is not None, signature.threshold)
+    pictures = draw(findings.points, setting)
+    with replacing(folder / "evaluate") as plots:
+        for name, points in findings.points.items():
+            write_json(plots / f"{name}.json", points)
+        write_json(plots / "slices.json", [part.tree() for part in findings.slices])
+        for name, picture in pictures.items():
+            (plots / f"{name}.png").write_bytes(picture.png)
+    write_json(folder / "gate.json", findings.verdict.tree())
+    write_json(folder / "metrics.json", findings.tree())
+    write_atomically(folder / "report.html", page(findings, pictures))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,82 @@
+"""The file of a fitted pipeline: skops, the same bytes for the same parameters, and no type that is not trusted."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import ModelError
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+# What a pipeline file may hold beyond skops' own list. It lives in code: a list in the file would be no defence.
+TRUSTED_MODULES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.")
+TRUSTED_TYPES = ("collections.OrderedDict", "collections.defaultdict", "builtins.bytearray", "functools.partial")
+
+
+def load_pipeline(path: Path) -> Pipeline:
+    """Read a skops file, refusing every type that is not trusted. Raises ModelError."""
+    import skops.io as sio
+
+    try:
+        found = sio.get_untrusted_types(file=path)
+        strange = [name for name in found if not name.startswith(TRUSTED_MODULES) and name not in TRUSTED_TYPES]
+        if strange:
+            raise ModelError(f"{path}: holds types that are not trusted: {', '.join(strange)}; it is not loaded")
+        return sio.load(path, trusted=found)
+    except ModelError:
+        raise
+    except Exception as error:  # zip, JSON and numpy errors of a damaged file
+        raise ModelError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}); `dvc checkout` restores it"
+        ) from None
+
+
+def dump_pipeline(pipeline: Pipeline, path: Path) -> None:
+    """Write a skops file with the same bytes for the same fitted parameters (entries in order, no dates)."""
+    import skops.io as sio
+
+    draft = path.with_suffix(".draft")
+    sio.dump(pipeline, draft)
+    with zipfile.ZipFile(draft) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as target:
+        names, renamed = source.namelist(), _stable_names(source)
+        for name in sorted(names, key=lambda n: renamed.get(n, n)):
+            info = zipfile.ZipInfo(renamed.get(name, name), (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            payload = source.read(name)
+            target.writestr(info, _stable_schema(payload, renamed) if name == "schema.json" else payload)
+    draft.unlink()
+
+
+def _stable_names(source: Any) -> dict[str, str]:
+    """skops names arrays by their address in memory; here by the order in which the schema first mentions them."""
+    order: dict[str, None] = {}
+    for node in _nodes(json.loads(source.read("schema.json"))):
+        if "file" in node:
+            order.setdefault(node["file"])
+    return {name: f"{number}{Path(name).suffix}" for number, name in enumerate(order)}
+
+
+def _stable_schema(payload: bytes, renamed: Mapping[str, str]) -> bytes:
+    schema = json.loads(payload)
+    identities: dict[int, int] = {}
+    for node in _nodes(schema):
+        if "file" in node:
+            node["file"] = renamed[node["file"]]
+        if "__id__" in node:
+            node["__id__"] = identities.setdefault(node["__id__"], len(identities))
+    return json.dumps(schema, separators=(",", ":")).encode()
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)

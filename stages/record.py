@@ -1,0 +1,123 @@
+"""Deliver the whole execution to MLflow as one run: parameters, metrics, reports, data, the registered model."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.bundle import MODEL, bundle_md5
+from stages.config import load_config, read_params
+from stages.errors import TrackingError, run_stage
+from stages.files import read_json, write_json
+from stages.outbox import Record, forget, new_id, now, put
+from stages.provenance import git_state
+from stages.tracking import deliver
+
+REPORTS = Path("data/reports")
+LOCK = Path("dvc.lock")
+RUN = REPORTS / "run.json"
+LONGEST = 6000  # characters of a parameter's value that MLflow keeps
+FILES = ("report.html", "gate.json", "metrics.json", "drift.json", "profile.json", "evaluate", "drift")
+
+
+def main() -> None:
+    started = time.perf_counter()
+    tracking = load_config("record").tracking
+    if tracking.mode == "off":
+        write_json(RUN, {"status": "off"})
+        print("record: tracking is off, nothing is kept")
+        return
+    record = collected()
+    files = [REPORTS / name for name in FILES if (REPORTS / name).exists()]
+    folder = put(record, [*files, MODEL / "card.md", Path("params.yaml")], MODEL)
+    try:
+        done = deliver(folder, tracking)
+    except TrackingError as error:
+        write_json(RUN, {"status": "queued", "record": record.id})
+        print(f"record: kept in {folder}, not delivered: {error}. `make deliver` delivers it later")
+        return
+    forget(folder)
+    found = {"status": "delivered", "run_id": done.run_id, "model": tracking.model, "version": int(done.model_version)}
+    write_json(RUN, found)
+    took = time.perf_counter() - started
+    print(f"record: run {done.run_id}, {tracking.model} version {done.model_version}, in {took:.1f} s → make ui")
+
+
+def collected() -> Record:
+    """The execution as the files say it."""
+    params, git = read_params(), git_state(["stages", "conf", "dvc.yaml"])
+    gate = read_json(REPORTS / "gate.json")
+    metrics = dict(numbers(read_json(REPORTS / "metrics.json")))
+    metrics |= {f"drift.{key}": value for key, value in numbers(read_json(REPORTS / "drift.json"))}
+    model_md5 = bundle_md5(MODEL)
+    tags = {
+        "data": params["data"]["name"],
+        "gate": "passed" if gate["passed"] else "failed",
+        "git.commit": git["commit"],
+        "git.dirty": None if git["dirty"] is None else str(git["dirty"]).lower(),
+        "mlflow.source.git.commit": git["commit"],
+        "mlflow.source.name": "dvc.yaml",
+        "dvc.experiment": git["experiment"],
+        "dvc.baseline": git["commit"] if git["experiment"] else None,
+        "md5.data/model": model_md5,
+        **{f"md5.{path}": md5 for path, md5 in locked("ingest", "prepare").items()},
+    }
+    prepared = locked("prepare").get("data/prepared", "")
+    return Record(
+        id=new_id(),
+        time=now(),
+        name=git["experiment"],
+        params={sayable(key): shortened(value) for key, value in flat(params)},
+        metrics={sayable(key): value for key, value in metrics.items()},
+        tags={key: str(value) for key, value in tags.items() if value is not None},
+        datasets={f"{params['data']['name']}/{split}": prepared for split in ("train", "test")} if prepared else {},
+        model_md5=model_md5,
+    )
+
+
+def locked(*stages: str) -> dict[str, str]:
+    """path → md5 of the outs of stages, as dvc.lock pins them by now; DVC writes it stage by stage."""
+    try:
+        tree = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return {}  # run by hand, without DVC
+    outs = [out for stage in stages for out in tree.get(stage, {}).get("outs", ())]
+    return {out["path"]: out["md5"] for out in outs}
+
+
+def flat(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; a list is one value."""
+    if isinstance(tree, dict) and tree:
+        for name, value in tree.items():
+            yield from flat(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, tree
+
+
+def numbers(tree: Any) -> Iterator[tuple[str, float]]:
+    """The numbers among the dotted keys; truth is 0 or 1, what is no finite number is left out."""
+    for key, value in flat(tree):
+        if isinstance(value, (bool, int, float)) and math.isfinite(value):
+            yield key, float(value)
+
+
+def sayable(key: str) -> str:
+    """A key in the letters that MLflow allows."""
+    return re.sub(r"[^\w\-. /]", "_", key)[:250]
+
+
+def shortened(value: Any) -> str:
+    """A value as text, cut where MLflow would refuse it."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 30]}… ({len(text)} characters)"
+
+
+if __name__ == "__main__":
+    run_stage(main)
