@@ -97,7 +97,7 @@ def page(started: str, rounds: int, taken: dict[str, list[Run]]) -> str:
     return f"""# What the framework costs
 
 `python -m bench.pipeline {rounds}`, {started}. Medians of {rounds} interleaved rounds, least and most in
-brackets. The default pipeline on the flights; CPU is that of the whole process tree, memory that of the largest process.
+brackets. The default pipeline on the flights; CPU is that of the process tree, memory that of the largest process.
 
 | | wall, s | CPU, s | peak, MB |
 |---|---|---|---|
@@ -106,7 +106,7 @@ brackets. The default pipeline on the flights; CPU is that of the whole process 
 | ratio, round by round | median (least to most) | aim |
 |---|---|---|
 | `dvc repro` / the same work as one plain script, wall | {spread(full, ".2f")} | at most 1.3 |
-| a model parameter changed → new metrics / that model's own fit ({fit:.1f} s), wall | {spread(changed, ".2f")} \
+| a parameter of the model changed → new metrics / the model's own fit ({fit:.1f} s), wall | {spread(changed, ".2f")} \
 | under 1.5 |
 | `dvc repro` with nothing to do, s | {spread(noop, ".2f")} | under 2 |
 

@@ -6,7 +6,7 @@ every pinned output stay as they are. Only the values that change are written: t
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,8 @@ def adopt() -> list[str]:
 def _switch_groups(wanted: dict[str, Any]) -> Iterator[str]:
     """Choose the option of each group that differs least from what is wanted."""
     groups = [group for group in wanted if (CONF / group).is_dir()]
+    tree, _, choices = compose_tree()
     for group in sorted(groups, key=lambda group: group == "features"):  # a model may bring its features along
-        tree, _, choices = compose_tree()
         if not list(differences(wanted[group], tree[group])):
             continue
         scores = {option: _distance(group, option, wanted) for option in options_of(group)}
@@ -61,6 +61,7 @@ def _switch_groups(wanted: dict[str, Any]) -> Iterator[str]:
         if scores[best] < scores[choices[group]]:
             _choose(group, best)
             yield f"{CONFIG}: {group}: {choices[group]} → {best}"
+            tree, _, choices = compose_tree()
 
 
 def _choose(group: str, option: str) -> None:
@@ -161,7 +162,7 @@ def _replaced(text: str, node: Any, value: Any) -> str:
 def _inserted(text: str, mapping: Any, key: str, value: Any) -> str:
     """A new key as the last, where Hydra has it too."""
     said = f"{key}: {_flow(value)}"
-    if mapping is None or not mapping.value and not mapping.flow_style:
+    if mapping is None or (not mapping.value and not mapping.flow_style):
         return f"{text.rstrip()}\n{said}\n".lstrip()
     end = _end(mapping)
     if mapping.flow_style:
@@ -185,9 +186,21 @@ def _end(node: Any) -> int:
     return _end(last[1] if isinstance(last, tuple) else last)
 
 
+class _Quoting(yaml.SafeDumper):
+    """Quotes also what Hydra alone takes for a number, such as 1e3."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    number = re.fullmatch(r"[-+]?[\d_.]+[eE][-+]?\d+", text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if number else None)
+
+
+_Quoting.add_representer(str, _text)
+
+
 def _flow(value: Any) -> str:
-    said = yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize, allow_unicode=True, sort_keys=False)
-    return said.removesuffix("\n").removesuffix("\n...")
+    said = yaml.dump(value, None, _Quoting, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
+    return str(said).removesuffix("\n").removesuffix("\n...")
 
 
 if __name__ == "__main__":

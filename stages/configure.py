@@ -148,12 +148,13 @@ def _beyond_types(config: Config, origins: Mapping[str, str], nodes_sound: bool)
     from stages.nodes import task_problem
 
     scorers = set(get_scorer_names())
-    named = {"train.threshold": [config.train.threshold], "data.task.primary": [config.data.task.primary]}
+    named = [("evaluate.metrics", name) for name in config.evaluate.metrics]
+    named += [("data.task.primary", config.data.task.primary)]
+    named += [("train.threshold", config.train.threshold)] if config.train.threshold is not None else []
     said = [
         f"{key}: {name!r} is no scikit-learn scorer{nearest(name, scorers)}"
-        for key, names in {"evaluate.metrics": config.evaluate.metrics, **named}.items()
-        for name in names
-        if name is not None and name not in scorers
+        for key, name in named
+        if name not in scorers
     ]
     if not config.data.query.is_file():
         near = nearest(config.data.query.name, [path.name for path in (CONF / "data").glob("*.sql")])

@@ -35,7 +35,10 @@ class Split:
 
 
 def read_split(columns: Columns, task: Task, name: SplitName, folder: Path = PREPARED) -> Split:
-    """One split, in the order of time (or key). It may have no rows. Raises DataError where the file is not whole."""
+    """One split, in the order of time (or of a hash of the row); it may have no rows.
+
+    Raises DataError where the file is missing, not whole or not of these columns.
+    """
     path = folder / f"{name}.parquet"
     try:
         table = pq.read_table(path)

@@ -65,7 +65,7 @@ def main() -> None:
     verdict = run(config, PREPARED, open_bundle(MODEL), REPORTS)
     said = "drifted: " + verdict.reasons[0] if verdict.drifted else "no drift that matters"
     more = f" (and {len(verdict.reasons) - 1} more reasons)" if len(verdict.reasons) > 1 else ""
-    print(f"drift: {said}{more}, in {time.perf_counter() - started:.1f} s; see {REPORTS / 'drift' / 'drift.html'}")
+    print(f"drift: {said}{more}, in {time.perf_counter() - started:.1f} s → {REPORTS / 'drift' / 'drift.html'}")
 
 
 def run(config: Config, prepared: Path, model: Model | None, reports: Path) -> Verdict:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib import import_module
+from inspect import isclass, isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,50 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 # What a pipeline file may hold beyond skops' own list. It lives in code: a list in the file would be no defence.
-TRUSTED_MODULES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.")
-TRUSTED_TYPES = ("collections.OrderedDict", "collections.defaultdict", "builtins.bytearray", "functools.partial")
+# A name is trusted by what it is, never by its prefix alone: sklearn.utils._testing.check_output is subprocess's, and
+# a file may have any trusted name called with any arguments.
+TRUSTED_MODULES = ("sklearn.", "lightgbm.", "xgboost.")
+TRUSTED_FUNCTIONS = ("sklearn.feature_selection.", "sklearn.metrics.")  # they compute on arrays, and nothing else
+TRUSTED_CLASSES = (  # modules of numbers only, whose classes are no estimators
+    "sklearn.gaussian_process.kernels",
+    "sklearn.metrics._dist_metrics",
+    "sklearn.neighbors._ball_tree",
+    "sklearn.neighbors._kd_tree",
+)
+TRUSTED_TYPES = (
+    "builtins.bytearray",
+    "collections.OrderedDict",
+    "collections.defaultdict",
+    "functools.partial",
+    "lightgbm.basic.Booster",
+    "numpy.dtype",
+    "scipy._lib.array_api_compat.numpy._aliases.asarray",
+    "scipy.interpolate._bsplines.BSpline",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "xgboost.core.Booster",
+)
+
+
+def trusted(name: str) -> bool:
+    """Whether a file may name this type: one listed, an estimator of a trusted library, or a function that computes."""
+    if name in TRUSTED_TYPES:
+        return True
+    if not name.startswith((*TRUSTED_MODULES, *TRUSTED_FUNCTIONS)):
+        return False
+    from sklearn.base import BaseEstimator
+
+    module, _, own = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), own, None)
+    except ImportError:
+        return False
+    if getattr(found, "__module__", None) != module:  # imported there from elsewhere
+        return False
+    if isclass(found):
+        return module in TRUSTED_CLASSES or issubclass(found, BaseEstimator)
+    return isfunction(found) and name.startswith(TRUSTED_FUNCTIONS)
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -24,7 +68,7 @@ def load_pipeline(path: Path) -> Pipeline:
 
     try:
         found = sio.get_untrusted_types(file=path)
-        strange = [name for name in found if not name.startswith(TRUSTED_MODULES) and name not in TRUSTED_TYPES]
+        strange = [name for name in found if not trusted(name)]
         if strange:
             raise ModelError(f"{path}: holds types that are not trusted: {', '.join(strange)}; it is not loaded")
         return sio.load(path, trusted=found)

@@ -144,7 +144,11 @@ def _argument_problems(kind: Any, node: Node) -> list[str]:
 
 def _parameters(kind: Any) -> tuple[list[str], bool]:
     """Names of what the callable takes, and whether it takes any other; **kwargs of a class go on to its bases."""
-    calls = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)] if inspect.isclass(kind) else [kind]
+    calls = (
+        [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
+        if inspect.isclass(kind)
+        else [kind]
+    )
     names: dict[str, None] = {}
     open_ended = False
     for one in calls:

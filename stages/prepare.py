@@ -14,7 +14,7 @@ from stages.contract import breach, in_text, misfits, typed
 from stages.errors import DataError, run_stage
 from stages.files import replacing, write_atomically
 from stages.profile import profile
-from stages.splitting import side, unit
+from stages.splitting import order, side, unit
 from stages.tables import (
     Connection,
     SqlError,
@@ -131,10 +131,9 @@ def _judged(data: Data, found: dict[str, str], seed: int, folder: Path) -> str:
         f"then 'unlabelled' else {side(data.split, data.as_of, data.columns.time)} end"
     )
     # time, key and the rest, what text said included: one order for the same rows, whatever the number of threads
-    first = [name for name in (data.columns.time, *data.columns.key) if name]
-    names = dict.fromkeys([*first, *found, *(RAW_TEXT + name for name in in_text(data, found))])
-    order = ", ".join(identifier(name) for name in names)
-    return f"select * exclude (pinwerk_u), {part} as pinwerk_part from ({drawn}) order by {order}"
+    names = dict.fromkeys([*data.columns.key, *found, *(RAW_TEXT + name for name in in_text(data, found))])
+    ordered = ", ".join([order(data, seed), *(identifier(name) for name in names)])
+    return f"select * exclude (pinwerk_u), {part} as pinwerk_part from ({drawn}) order by {ordered}"
 
 
 def _reasons(con: Connection, folder: Path) -> dict[str, int]:

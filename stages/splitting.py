@@ -15,10 +15,7 @@ def unit(data: Data, seed: int) -> str:
     split, columns = data.split, data.columns
     if split.by in ("time", "predefined"):
         return "cast(0 as double)"
-    names = [split.groups] if split.by == "grouped" and split.groups else [*columns.key]
-    names = names or [columns.target, *columns.features, *columns.passthrough]
-    parts = ", ".join(f"coalesce(cast({identifier(name)} as varchar), '\\0')" for name in names)
-    digest = f"md5(concat_ws('\\x1f', {literal(str(seed))}, {parts}))"
+    digest = _digest(data, seed, [split.groups] if split.by == "grouped" and split.groups else list(columns.key))
     # the first 13 hexadecimal digits: 52 bits, exact in a double
     hashed = f"cast(cast('0x' || substr({digest}, 1, 13) as bigint) as double) / 4503599627370496.0"
     if split.by != "stratified":
@@ -27,6 +24,20 @@ def unit(data: Data, seed: int) -> str:
     return (
         f"(row_number() over (partition by {stratum} order by {digest}) - 0.5) / count(*) over (partition by {stratum})"
     )
+
+
+def order(data: Data, seed: int) -> str:
+    """An SQL expression to order rows by first: time, or else a hash of the row, so that no order of classes or keys
+    in the source misleads whoever takes the first or the last rows."""
+    return identifier(data.columns.time) if data.columns.time is not None else _digest(data, seed, [])
+
+
+def _digest(data: Data, seed: int, names: list[str]) -> str:
+    """The md5 of the named columns, or of the whole row where none is named, and the seed."""
+    columns = data.columns
+    names = names or [columns.target, *columns.key, *columns.features, *columns.passthrough]
+    parts = ", ".join(f"coalesce(cast({identifier(name)} as varchar), '\\0')" for name in names)
+    return f"md5(concat_ws('\\x1f', {literal(str(seed))}, {parts}))"
 
 
 def side(split: Split, as_of: datetime | None, time: str | None) -> str:

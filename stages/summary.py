@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from stages.config import read_params
 from stages.errors import run_stage
+from stages.files import read_json
+from stages.reporting.wording import worded
 
 REPORTS = Path("data/reports")
 
@@ -18,30 +19,29 @@ def main() -> None:
 
 def summary(params: dict[str, Any], reports: Path) -> str:
     """A dozen lines: headline metric, gate, drift, and the paths and commands to go on with."""
-    metrics, gate, drift = (_read(reports / f"{name}.json") for name in ("metrics", "gate", "drift"))
+    metrics, gate, drift = (read_json(reports / f"{name}.json") for name in ("metrics", "gate", "drift"))
     primary = params["evaluate"]["primary"]
-    low, high = metrics["test_low"][primary], metrics["test_high"][primary]
+    words = worded(primary)
+    headline = (
+        f"{words.name} {words.figure(metrics['test'][primary])} "
+        f"({words.limits(metrics['test_low'][primary], metrics['test_high'][primary])}) on test, "
+        f"the dummy {words.figure(metrics['dummy'][primary])}"
+    )
     verdict = "passed" if gate["passed"] else "not passed: " + " ".join(gate["reasons"])
-    drifted = "the current window has drifted" if drift["drifted"] else "no drift in the current window"
     return f"""
 {params["data"]["title"]}
-  model    {params["model"]["_target_"].rsplit(".", 1)[-1]}, {primary} {metrics["test"][primary]:.3f} \
-[{low:.3f}, {high:.3f}] on test; dummy {metrics["dummy"][primary]:.3f}
+  model    {params["model"]["_target_"].rsplit(".", 1)[-1]}: {headline}
   gate     {verdict}
-  drift    {drifted}
+  drift    {"the current window has drifted" if drift["drifted"] else "none that matters in the current window"}
 
-  metrics  dvc metrics show, dvc exp show
+  metrics  dvc metrics show
   report   {reports}/report.html
   drift    {reports}/drift/drift.html
   record   make ui
   serve    make serve
-  try      dvc exp run -S model=lightgbm, dvc exp run -S model.max_depth=12
-"""
+  try      make exp SET="model=lightgbm", then dvc exp show
 
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+Before commands of your own: source .venv/bin/activate"""
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def fit(config: Config, train: Split) -> Pipeline:
         search = build({**config.train.search, "estimator": pipeline}, config.train.targets)
         search.fit(train.X, train.y)
     except (ValueError, TypeError) as error:
-        raise ModelError(f"model: {config.model['_target_']} could not be fitted: {error}") from error
+        numbers = "Invalid classes" in str(error)  # XGBoost
+        hint = "; let the query name the classes 0, 1, …, or take another model" if numbers else ""
+        raise ModelError(f"model: {config.model['_target_']} could not be fitted: {error}{hint}") from error
     print(f"train: best of {len(search.cv_results_['params'])}: {search.best_params_}, {search.best_score_:.4f}")
     return search.best_estimator_
 

@@ -1,4 +1,4 @@
-"""Experiments in a real DVC repository: what conf/, the command line and a group say is what is trained and recorded."""
+"""Experiments in a real DVC repository: what conf/ and the command line say is trained and recorded."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ PATIENCE = 120  # seconds until the stage must have got where it is to be killed
 
 # An edit of conf after which each stage has something else to do.
 EDITS = {
-    "configure": ("conf/config.yaml", "seed", "43"),
+    "configure": ("conf/drift/default.yaml", "alpha", "0.03"),
     "ingest": ("conf/data/breast_cancer.yaml", "snapshot", "2"),
     "prepare": ("conf/data/breast_cancer.yaml", "quarantine", "0.02"),
     "train": ("conf/model/random_forest.yaml", "max_depth", "3"),
@@ -46,8 +46,8 @@ def test_every_stage_is_killed_here() -> None:
 
 
 def kill_in(repo: Repository, stage: str, draft: str | None = None) -> None:
-    """`dvc repro`, and SIGKILL for it and all below it once the stage is there (or, with draft, is writing)."""
-    started = repo.start("dvc", "repro")
+    """`dvc repro STAGE`, and SIGKILL for it and all below it once the stage is there (or, with draft, is writing)."""
+    started = repo.start("dvc", "repro", stage)
     deadline = time.monotonic() + PATIENCE
     try:
         while not (any((repo.path / "data").glob(draft)) if draft else runs(started.pid, stage)):
@@ -92,10 +92,9 @@ def answers_as_it_was_written(bundle: Path) -> None:
 
 def is_clean(repo: Repository, stage: str) -> None:
     """The rerun ends well, nothing is left over, and what lies in data/ is what dvc.lock pins."""
-    said = repo.run("dvc", "repro")
+    said = repo.run("dvc", "repro", stage)
     assert f"Running stage '{stage}'" in said
-    assert "Running stage" not in repo.run("dvc", "repro")
-    assert "up to date" in repo.run("dvc", "status")
+    assert "up to date" in repo.run("dvc", "status", stage)  # data/ is what dvc.lock says
     assert sorted(path.name for path in (repo.path / "data").glob(".*")) == []
     answers_as_it_was_written(repo.path / "data/model")
 

@@ -39,8 +39,7 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from xgboost import XGBClassifier, XGBRegressor
 
-from stages.compiling import trees
-from stages.compiling import Compiled, NotCompiled, check_rows, compile_pipeline, parity
+from stages.compiling import Compiled, NotCompiled, check_rows, compile_pipeline, parity, trees
 from stages.compiling.parity import Parity, run_graph
 
 NUMERIC = ["gap", "count", "account"]

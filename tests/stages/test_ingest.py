@@ -316,6 +316,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_postgres_keeps_values_of_every_kind(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_DB", postgres)
     query = """

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from sklearn.metrics import roc_auc_score
+
 from stages.configure import composed
 from stages.dataset import read_split
 from stages.errors import DataError

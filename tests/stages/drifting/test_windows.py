@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.errors import DataError
 from stages.drifting.windows import count_windows, write_sample
+from stages.errors import DataError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from dataclasses import replace
 from stages.bundle import Signature, SignatureColumn
 from stages.gate import Contest, judge
 from stages.reporting.page import Findings, MetricRow, page, slice_span
-from stages.resampling import Interval
 from stages.reporting.slices import Slice
+from stages.resampling import Interval
 
 TEST = Interval(-0.4, -0.42, -0.38)
 FINDINGS = Findings(

@@ -7,8 +7,8 @@ import pytest
 from stages.config import Evaluate
 from stages.dataset import Split
 from stages.errors import ConfigError
-from stages.scoring import Predictions, classified
 from stages.reporting.slices import sliced, values_of
+from stages.scoring import Predictions, classified
 
 N = 400
 RNG = np.random.default_rng(0)
