@@ -41,10 +41,10 @@ exp: setup ## run one experiment: make exp SET="model=lightgbm seed=7"
 	@dvc exp run $(foreach pair,$(SET),-S '$(pair)')
 
 test: setup ## every test
-	@pytest -n 2 --dist loadscope
+	@pytest -n 2
 
 test-fast: setup ## the tests that take no more than a few seconds
-	@pytest -n 2 --dist loadscope -m "not slow"
+	@pytest -n 2 -m "not slow"
 
 check: setup ## ruff, mypy, import-linter, params.yaml, dvc.yaml's deps
 	@ruff format --check --quiet . || { echo "error: not formatted; make format"; exit 1; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -96,21 +96,23 @@ def test_an_edit_of_conf_is_trained_by_the_next_repro(repo: Repository) -> None:
     assert "Running stage" not in repo.run("dvc", "repro")
 
 
-def test_an_experiment_changes_a_value(repo: Repository) -> None:
+def test_an_experiment_changes_a_value_and_is_adopted(repo: Repository) -> None:
     said = repo.run("dvc", "exp", "run", "--name", "fewer", "-S", "model.n_estimators=7")
     assert ran(said, "train")
     assert agree(repo)["model"]["n_estimators"] == 7
     shown = experiments(repo)["fewer"]
     assert shown["params"]["model"]["n_estimators"] == 7
     assert repo.run("git", "diff", "--name-only", "conf") == ""
+    is_adopted(repo, "fewer")
 
 
-def test_an_experiment_switches_the_model_and_with_it_the_features(repo: Repository) -> None:
-    repo.run("dvc", "exp", "run", "-S", "model=logistic_regression", "-S", "model.C=0.5")
+def test_an_experiment_switches_the_model_with_its_features_and_a_value_and_is_adopted(repo: Repository) -> None:
+    repo.run("dvc", "exp", "run", "--name", "both", "-S", "model=logistic_regression", "-S", "model.C=0.5")
     params = agree(repo)
     assert params["model"]["_target_"] == LOGISTIC
     assert params["model"]["C"] == 0.5
     assert "OneHotEncoder" in str(params["features"])
+    is_adopted(repo, "both")
 
 
 def test_an_experiment_file_overlays_every_group(repo: Repository) -> None:
@@ -233,35 +235,16 @@ def test_each_experiment_of_a_sweep_applies_with_its_own_record(swept: Path, ope
     assert name in repo.run("dvc", "exp", "show")
 
 
-Choose = Callable[[Repository], str]
-
-
-def other_value(repo: Repository) -> str:
-    repo.run("dvc", "exp", "run", "--name", "value", "-S", "model.max_depth=2", "-S", "seed=5")
-    return "value"
-
-
-def other_group(repo: Repository) -> str:
-    return found_in(repo, "logistic_regression", "onehot")
-
-
-def other_features_than_the_model_brings(repo: Repository) -> str:
-    return found_in(repo, "logistic_regression", "ordinal")
-
-
-def other_group_and_value(repo: Repository) -> str:
-    repo.run("dvc", "exp", "run", "--name", "both", "-S", "model=logistic_regression", "-S", "model.C=0.25")
-    return "both"
-
-
-@pytest.mark.parametrize(
-    "choose", [other_value, other_group, other_features_than_the_model_brings, other_group_and_value]
-)
-def test_an_applied_experiment_is_adopted_and_nothing_is_trained_again(
-    swept: Path, opened: Opened, choose: Choose
+@pytest.mark.parametrize(("model", "features"), [("logistic_regression", "onehot"), ("logistic_regression", "ordinal")])
+def test_an_applied_experiment_of_another_group_is_adopted_and_nothing_is_trained_again(
+    swept: Path, opened: Opened, model: str, features: str
 ) -> None:
     repo = opened(swept)
-    name = choose(repo)
+    is_adopted(repo, found_in(repo, model, features))
+
+
+def is_adopted(repo: Repository, name: str) -> None:
+    """Apply it, write it into conf/, reproduce: the same params.yaml, the same model, no training, no comment lost."""
     repo.run("git", "checkout", "--quiet", ".")
     repo.run("dvc", "exp", "apply", name)
     params, lock = repo.read("params.yaml"), repo.locked("train")
