@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from stages.bundle import MODEL, bundle_md5
-from stages.config import load_config, read_params
+from stages.config import Tracking, load_config, read_params
 from stages.errors import TrackingError, run_stage
-from stages.files import read_json, write_json
-from stages.outbox import Record, forget, new_id, now, put
+from stages.files import read_json, write_atomically
+from stages.outbox import Record, deliver, masked, new_id, now, put
 from stages.provenance import git_state
-from stages.tracking import deliver
 
 REPORTS = Path("data/reports")
 LOCK = Path("dvc.lock")
 RUN = REPORTS / "run.json"
+PATIENCE = 300  # seconds: the embedded store is local, only another delivery can make it wait
 LONGEST = 6000  # characters of a parameter's value that MLflow keeps
 FILES = ("report.html", "gate.json", "metrics.json", "drift.json", "profile.json", "evaluate", "drift")
 
@@ -31,26 +33,28 @@ def main() -> None:
     started = time.perf_counter()
     tracking = load_config("record").tracking
     if tracking.mode == "off":
-        write_json(RUN, {"status": "off"})
+        _say({"status": "off"})
         print("record: tracking is off, nothing is kept")
         return
-    record = collected()
+    record = collected(tracking)
     files = [REPORTS / name for name in FILES if (REPORTS / name).exists()]
     folder = put(record, [*files, MODEL / "card.md", Path("params.yaml")], MODEL)
     try:
-        done = deliver(folder, tracking)
+        done = deliver(folder, tracking, PATIENCE if tracking.mode == "embedded" else tracking.deadline)
     except TrackingError as error:
-        write_json(RUN, {"status": "queued", "record": record.id})
+        _say({"status": "queued", "record": record.id})
         print(f"record: kept in {folder}, not delivered: {error}. `make deliver` delivers it later")
         return
-    forget(folder)
-    found = {"status": "delivered", "run_id": done.run_id, "model": tracking.model, "version": int(done.model_version)}
-    write_json(RUN, found)
+    _say({"status": "delivered", "run_id": done.run_id, "model": done.model, "version": done.version})
     took = time.perf_counter() - started
-    print(f"record: run {done.run_id}, {tracking.model} version {done.model_version}, in {took:.1f} s → make ui")
+    print(f"record: run {done.run_id}, {done.model} version {done.version}, in {took:.1f} s → make ui")
 
 
-def collected() -> Record:
+def _say(tree: dict[str, Any]) -> None:
+    write_atomically(RUN, json.dumps(tree, indent=1) + "\n")
+
+
+def collected(tracking: Tracking) -> Record:
     """The execution as the files say it."""
     params, git = read_params(), git_state(["stages", "conf", "dvc.yaml"])
     gate = read_json(REPORTS / "gate.json")
@@ -66,19 +70,24 @@ def collected() -> Record:
         "mlflow.source.name": "dvc.yaml",
         "dvc.experiment": git["experiment"],
         "dvc.baseline": git["commit"] if git["experiment"] else None,
+        "mlflow.parentRunId": os.environ.get("MLFLOW_RUN_ID"),  # set by `mlflow run`
         "md5.data/model": model_md5,
         **{f"md5.{path}": md5 for path, md5 in locked("ingest", "prepare").items()},
     }
+    logged = {sayable(key): shortened(value) for key, value in flat(params)}
     prepared = locked("prepare").get("data/prepared", "")
+    logged["tracking.uri"] = masked(logged["tracking.uri"], tracking)
     return Record(
         id=new_id(),
         time=now(),
         name=git["experiment"],
-        params={sayable(key): shortened(value) for key, value in flat(params)},
+        experiment=tracking.experiment,
+        model=tracking.model,
+        model_md5=model_md5,
+        params=logged,
         metrics={sayable(key): value for key, value in metrics.items()},
         tags={key: str(value) for key, value in tags.items() if value is not None},
         datasets={f"{params['data']['name']}/{split}": prepared for split in ("train", "test")} if prepared else {},
-        model_md5=model_md5,
     )
 
 
@@ -86,9 +95,9 @@ def locked(*stages: str) -> dict[str, str]:
     """path → md5 of the outs of stages, as dvc.lock pins them by now; DVC writes it stage by stage."""
     try:
         tree = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+        outs = [out for stage in stages if stage in tree for out in tree[stage]["outs"]]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return {}  # run by hand, without DVC
-    outs = [out for stage in stages for out in tree.get(stage, {}).get("outs", ())]
     return {out["path"]: out["md5"] for out in outs}
 
 
@@ -104,18 +113,19 @@ def flat(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def numbers(tree: Any) -> Iterator[tuple[str, float]]:
     """The numbers among the dotted keys; truth is 0 or 1, what is no finite number is left out."""
     for key, value in flat(tree):
-        if isinstance(value, (bool, int, float)) and math.isfinite(value):
-            yield key, float(value)
+        with suppress(OverflowError):  # an integer beyond the floats
+            if isinstance(value, (bool, int, float)) and math.isfinite(value):
+                yield key, float(value)
 
 
 def sayable(key: str) -> str:
-    """A key in the letters that MLflow allows."""
-    return re.sub(r"[^\w\-. /]", "_", key)[:250]
+    """A key in the letters that MLflow allows; no path, which it would want to be in its shortest form."""
+    return re.sub(r"^\.|[^\w\-. ]", "_", key)[:250] or "_"
 
 
 def shortened(value: Any) -> str:
     """A value as text, cut where MLflow would refuse it."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 30]}… ({len(text)} characters)"
 
 

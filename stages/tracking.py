@@ -7,46 +7,54 @@ python -m stages.tracking ui          open the MLflow UI on the embedded store
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
-import socket
-import subprocess
+import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from stages.bundle import Signature, open_bundle
 from stages.config import Tracking, read_params, validate
-from stages.errors import TrackingError, run_stage
-from stages.outbox import BUNDLE, FILES, Record, forget, outbox, queued, root, take
+from stages.errors import PinwerkError, TrackingError, run_stage
+from stages.outbox import (
+    BUNDLE,
+    FILES,
+    Delivered,
+    Record,
+    alone,
+    deliver,
+    follow,
+    forget,
+    lock,
+    outbox,
+    queued,
+    reached,
+    root,
+    shown,
+    take,
+)
 
-RECORD, DELIVERED, MD5 = "pinwerk.record", "pinwerk.delivered", "md5"
+RECORD, DELIVERED, VERSION, MD5 = "pinwerk.record", "pinwerk.delivered", "model.version", "md5"
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000
-EMBEDDED_SECONDS = 300  # the embedded store is local: only another delivery can make it wait
-
-
-@dataclass(frozen=True)
-class Delivered:
-    """Where a record went."""
-
-    run_id: str
-    model_version: str
+PATIENCE = 300  # seconds for a record that a person delivers by hand; tracking.deadline is for a pipeline that waits
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m stages.tracking", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m stages.tracking", description="Deliver records, open the UI.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("deliver", help="deliver every record that waits")
     verbs.add_parser("ui", help="open the MLflow UI").add_argument("--port", type=int, default=5000)
-    verbs.add_parser("one", help=argparse.SUPPRESS).add_argument("folder", type=Path)
+    one = verbs.add_parser("one", description="deliver one record in this process")
+    one.add_argument("folder", type=Path)
+    one.add_argument("seconds", type=float)
     args = parser.parse_args(argv)
     tracking = validate(read_params()).tracking
     if args.verb == "one":
+        signal.setitimer(signal.ITIMER_REAL, args.seconds + 1)  # ends this process also where its parent was killed
         print(json.dumps(asdict(_deliver(args.folder, tracking))))
     elif args.verb == "ui":
         _ui(tracking, args.port)
@@ -55,76 +63,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _deliver_all(tracking: Tracking) -> None:
-    waiting = queued()
+    """Deliver what waits, one after the other; raises TrackingError at the end where some could not be."""
     if tracking.mode == "off":
         raise TrackingError("conf/tracking: mode is off; choose tracking: embedded or server in conf/config.yaml")
-    for folder in waiting:
-        done = deliver(folder, tracking)
-        print(f"tracking: {take_name(folder)} → run {done.run_id}, {tracking.model} version {done.model_version}")
-        forget(folder)
+    waiting = queued()
     if not waiting:
         print(f"tracking: nothing waits in {outbox()}")
-
-
-def take_name(folder: Path) -> str:
-    """How a record is called in messages."""
-    return folder.name[:8]
-
-
-def deliver(folder: Path, tracking: Tracking) -> Delivered:
-    """Deliver one record, within the deadline. The same record twice is one run and one version.
-
-    Raises TrackingError with the reason where the store cannot take it; the record stays where it is.
-    """
-    reached(tracking)
-    command = [sys.executable, "-m", "stages.tracking", "one", str(folder)]
-    limit = EMBEDDED_SECONDS if tracking.mode == "embedded" else tracking.deadline
-    env = {**os.environ, **_quiet(tracking)}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        raise TrackingError(f"{shown(tracking)} did not take the record within {limit:g} s") from None
-    if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["no reason given"]
-        raise TrackingError(f"{shown(tracking)}: {_masked(lines[-1].removeprefix('error: '), tracking)}")
-    return Delivered(**json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def reached(tracking: Tracking) -> None:
-    """Raise TrackingError at once where nobody listens: a look costs less than importing mlflow."""
-    if tracking.mode != "server" or tracking.uri is None:
         return
-    parts = urlsplit(tracking.uri)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=tracking.timeout):
-            return
-    except OSError as error:
-        raise TrackingError(f"{shown(tracking)} cannot be reached ({error.strerror or error})") from None
+    reached(tracking)
+    failed = 0
+    for folder in waiting:
+        try:
+            take(folder)
+            done = deliver(folder, tracking, PATIENCE)
+        except TrackingError as error:
+            if folder.exists():
+                failed += 1
+                print(f"error: {folder.name[:8]}: {error}", file=sys.stderr, flush=True)
+            continue  # another process has delivered it meanwhile
+        print(f"tracking: {folder.name[:8]} → run {done.run_id}, {done.model} version {done.version}", flush=True)
+    if failed:
+        raise TrackingError(f"{failed} of {len(waiting)} records were not delivered; they stay in {outbox()}")
 
 
-def shown(tracking: Tracking) -> str:
-    """The store as messages name it, without user and password."""
-    if tracking.uri is None:
-        return "the embedded store"
-    parts = urlsplit(tracking.uri)
-    host = parts.hostname or ""
-    return "the tracking server " + urlunsplit(
-        (parts.scheme, f"{host}:{parts.port}" if parts.port else host, "", "", "")
-    )
-
-
-def _masked(text: str, tracking: Tracking) -> str:
-    secrets = [urlsplit(tracking.uri or "").password, os.environ.get("MLFLOW_TRACKING_PASSWORD")]
-    for secret in (*secrets, os.environ.get("MLFLOW_TRACKING_TOKEN")):
-        text = text.replace(secret, "***") if secret else text
-    return text
-
-
-def _quiet(tracking: Tracking) -> dict[str, str]:
-    """MLflow's own settings: give up soon, tell nobody, print nothing."""
+def _settings(tracking: Tracking) -> dict[str, str]:
+    """MLflow's own: give up soon, tell nobody, print nothing; no request again, which could make a second run."""
     return {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(tracking.timeout))),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -139,44 +104,65 @@ def store_uri(tracking: Tracking) -> str:
     return tracking.uri or f"sqlite:///{root() / 'mlflow.db'}"
 
 
-@contextmanager
-def _alone(tracking: Tracking) -> Iterator[None]:
-    """Hold the embedded store: two processes that create its tables at once break it."""
-    if tracking.mode != "embedded":
-        yield
-        return
-    outbox().mkdir(parents=True, exist_ok=True)
-    with (outbox() / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _deliver(folder: Path, tracking: Tracking) -> Delivered:
-    """Deliver in this process. Raises TrackingError."""
-    record = take(folder)
-    with _alone(tracking):
-        import mlflow
-        from mlflow.exceptions import MlflowException
+    """Deliver in this process and forget the record. Raises TrackingError."""
+    reached(tracking)
+    os.environ.update(_settings(tracking))
+    import mlflow
 
+    # the embedded store has room for one: two processes that create its tables at once break it
+    with alone(lock() if tracking.mode == "embedded" else folder):
+        follow(tracking)
         mlflow.set_tracking_uri(store_uri(tracking))
         try:
             client = mlflow.MlflowClient()
-            run_id = _run_of(client, record, _experiment(client, tracking))
-            _fill(client, run_id, record, folder)
-            version = _register(client, run_id, record, folder, tracking)
-            client.set_tag(run_id, DELIVERED, "true")
-            client.set_terminated(run_id, "FINISHED")
-        except (MlflowException, OSError) as error:
-            raise TrackingError(" ".join(str(error).split())[:500]) from error
-    return Delivered(run_id, version)
+            if not folder.exists():
+                return _delivered_before(client, folder, tracking)
+            done = _fill(client, take(folder), folder, tracking)
+        except PinwerkError:
+            raise
+        except Exception as error:  # mlflow lets through whatever its database and its HTTP client raise
+            raise TrackingError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        forget(folder)
+    return done
 
 
-def _experiment(client: Any, tracking: Tracking) -> str:
-    found = client.get_experiment_by_name(tracking.experiment)
-    if found is not None:
-        return str(found.experiment_id)
+def _delivered_before(client: Any, folder: Path, tracking: Tracking) -> Delivered:
+    """Where the record went that another process has delivered meanwhile."""
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    query = f"tags.`{RECORD}` = '{folder.name}' and tags.`{DELIVERED}` = 'true'"
+    found = client.search_runs([experiment.experiment_id], query) if experiment else []
+    if not found:
+        raise TrackingError(f"{folder}: there is no such record")
+    return Delivered(str(found[0].info.run_id), tracking.model, int(found[0].data.tags[VERSION]))
+
+
+def _fill(client: Any, record: Record, folder: Path, tracking: Tracking) -> Delivered:
+    """The record's run, filled and finished, and its version; what an earlier try has made is used."""
+    experiment = _experiment(client, record.experiment, tracking)
+    run_id = _run_of(client, record, experiment)
+    _log(client, run_id, record, folder)
+    with alone(lock()) if tracking.mode == "server" else nullcontext():
+        version = _register(client, run_id, experiment, record, folder)
+    client.set_tag(run_id, VERSION, str(version))
+    client.set_terminated(run_id, "FINISHED")
+    client.set_tag(run_id, DELIVERED, "true")
+    return Delivered(run_id, record.model, version)
+
+
+def _experiment(client: Any, name: str, tracking: Tracking) -> str:
+    from mlflow.exceptions import MlflowException
+
     place = (root() / "mlartifacts").as_uri() if tracking.mode == "embedded" else None
-    return str(client.create_experiment(tracking.experiment, artifact_location=place))
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+    return str(found.experiment_id)
 
 
 def _run_of(client: Any, record: Record, experiment: str) -> str:
@@ -188,7 +174,7 @@ def _run_of(client: Any, record: Record, experiment: str) -> str:
     return str(run.info.run_id)
 
 
-def _fill(client: Any, run_id: str, record: Record, folder: Path) -> None:
+def _log(client: Any, run_id: str, record: Record, folder: Path) -> None:
     """Parameters, metrics, tags, data sets and files; again gives the same."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
@@ -211,45 +197,48 @@ def _fill(client: Any, run_id: str, record: Record, folder: Path) -> None:
     client.log_artifacts(run_id, str(folder / FILES))
 
 
-def _register(client: Any, run_id: str, record: Record, folder: Path, tracking: Tracking) -> str:
+def _register(client: Any, run_id: str, experiment: str, record: Record, folder: Path) -> int:
     """The version of the registered model that has this bundle's md5: the one that is there, or a new one."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(tracking.model)
+        client.create_registered_model(record.model)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    there = client.search_model_versions(f"name = '{tracking.model}' and tags.`{MD5}` = '{record.model_md5}'")
+    there = client.search_model_versions(f"name = '{record.model}' and tags.`{MD5}` = '{record.model_md5}'")
     if there:
-        version = str(max(int(v.version) for v in there))
-    else:
-        uri = _logged(run_id, folder / BUNDLE)
-        tags = {MD5: record.model_md5, "git.commit": record.tags.get("git.commit", ""), RECORD: record.id}
-        made = client.create_model_version(tracking.model, uri, run_id=run_id, tags=tags)
-        version = str(made.version)
-    client.set_tag(run_id, "model.version", version)
-    return version
+        return max(int(v.version) for v in there)
+    model = _logged(client, run_id, experiment, folder / BUNDLE)
+    tags = {MD5: record.model_md5, "git.commit": record.tags.get("git.commit", ""), RECORD: record.id}
+    made = client.create_model_version(record.model, f"models:/{model}", run_id=run_id, tags=tags, model_id=model)
+    return int(made.version)
 
 
-def _logged(run_id: str, bundle: Path) -> str:
-    """Log the bundle itself as a python_function model; its URI. The bytes that DVC pins are the bytes MLflow keeps."""
+def _logged(client: Any, run_id: str, experiment: str, bundle: Path) -> str:
+    """Log the bundle itself as a python_function model; its id. The bytes that DVC pins are the bytes MLflow keeps.
+
+    A model that an earlier try has logged whole is taken, one half-made is removed.
+    """
     import mlflow
 
     import stages
 
+    for earlier in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+        if earlier.status == "READY":
+            return str(earlier.model_id)
+        client.delete_logged_model(earlier.model_id)
     model = open_bundle(bundle)
-    code = Path(str(stages.__file__)).parent
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="model",
             loader_module="stages.pyfunc",
             data_path=str(bundle),
-            code_paths=[str(code)],
+            code_paths=[str(Path(str(stages.__file__)).parent)],
             signature=_mlflow_signature(model.signature),
             pip_requirements=[f"{name}=={found}" for name, found in _requirements(model.provenance).items()],
         )
-    return str(logged.model_uri)
+    return str(logged.model_id)
 
 
 def _requirements(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -275,22 +264,20 @@ def _mlflow_signature(signature: Signature) -> Any:
 
 def _ui(tracking: Tracking, port: int) -> None:
     """Become the MLflow server on the embedded store; for another store say where it is."""
-    if tracking.mode != "embedded":
-        print(
-            f"tracking: the record is in {shown(tracking)}"
-            if tracking.uri
-            else "tracking: mode is off, nothing is kept"
-        )
+    if tracking.mode == "server":
+        print(f"tracking: the record is in {shown(tracking)}")
+        return
+    if tracking.mode == "off":
+        print("tracking: mode is off, nothing is kept")
         return
     if not (root() / "mlflow.db").exists():
         raise TrackingError(f"{root() / 'mlflow.db'}: there is no record yet; `make run` makes the first")
-    os.environ.update({**_quiet(tracking), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    follow(tracking)
+    os.environ.update({**_settings(tracking), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
     print(f"tracking: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    mlflow = Path(sys.executable).with_name("mlflow")
-    os.execv(
-        mlflow,
-        [str(mlflow), "server", "--backend-store-uri", store_uri(tracking), "--workers", "1", "--port", str(port)],
-    )
+    server = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+    places = ["--backend-store-uri", store_uri(tracking), "--artifacts-destination", str(root() / "mlartifacts")]
+    os.execv(sys.executable, [*server, *places])
 
 
 if __name__ == "__main__":
