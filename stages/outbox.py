@@ -273,7 +273,9 @@ def masked(text: str, tracking: Tracking) -> str:
     """Text without what is secret in the URI and the environment."""
     secrets = [os.environ.get("MLFLOW_TRACKING_PASSWORD"), os.environ.get("MLFLOW_TRACKING_TOKEN")]
     with suppress(ValueError):
-        secrets.append(urlsplit(tracking.uri or "").password)
+        parts = urlsplit(tracking.uri or "")
+        secrets.append(parts.password)
+        text = text.replace(f"{parts.username}:{parts.password}@", "")
     for secret in filter(None, secrets):
         text = text.replace(secret, "***").replace(unquote(secret), "***")
     return text

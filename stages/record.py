@@ -20,11 +20,11 @@ from stages.errors import TrackingError, run_stage
 from stages.files import read_json, write_atomically
 from stages.outbox import Record, deliver, masked, new_id, now, put
 from stages.provenance import git_state
+from stages.tracking import PATIENCE
 
 REPORTS = Path("data/reports")
 LOCK = Path("dvc.lock")
 RUN = REPORTS / "run.json"
-PATIENCE = 300  # seconds: the embedded store is local, only another delivery can make it wait
 LONGEST = 6000  # characters of a parameter's value that MLflow keeps
 FILES = ("report.html", "gate.json", "metrics.json", "drift.json", "profile.json", "evaluate", "drift")
 

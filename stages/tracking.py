@@ -40,7 +40,7 @@ from stages.outbox import (
 
 RECORD, DELIVERED, VERSION, MD5 = "pinwerk.record", "pinwerk.delivered", "model.version", "md5"
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000
-PATIENCE = 300  # seconds for a record that a person delivers by hand; tracking.deadline is for a pipeline that waits
+PATIENCE = 300  # seconds where nobody waits for a server: by hand, or the local store that another delivery holds
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -122,9 +122,15 @@ def _deliver(folder: Path, tracking: Tracking) -> Delivered:
         except PinwerkError:
             raise
         except Exception as error:  # mlflow lets through whatever its database and its HTTP client raise
-            raise TrackingError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+            raise TrackingError(_reason(error)) from error
         forget(folder)
     return done
+
+
+def _reason(error: Exception) -> str:
+    """In one line; of an error that wraps another, the inner one: the outer holds the address with the password."""
+    _, wraps, inner = " ".join(str(error).split()).rpartition("(Caused by ")
+    return inner.removesuffix(")") if wraps else f"{type(error).__name__}: {inner}"
 
 
 def _delivered_before(client: Any, folder: Path, tracking: Tracking) -> Delivered:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -29,19 +31,15 @@ def permutation_importance(
     base = score_of(metric, whole)(whole.rows)
     orders = np.concatenate([generator.permutation(len(X)) for _ in range(repeats)])
     many, truth = pd.concat([X] * repeats, ignore_index=True), np.tile(y, repeats)
-    points: Points = []
-    for name in X.columns:
+
+    def lost(name: str) -> dict[str, str | float]:
         column = pd.Series(X[name].to_numpy()[orders], dtype=X[name].dtype)  # else pandas takes objects for its str
-        shuffled = many.assign(**{str(name): column})
-        predicted = predict(shuffled, truth)
+        predicted = predict(many.assign(**{name: column}), truth)
         parts = [predicted.take(np.arange(k * len(X), (k + 1) * len(X))) for k in range(repeats)]
         losses = np.nan_to_num([base - score_of(metric, part)(part.rows) for part in parts])
-        points.append(
-            {
-                "column": str(name),
-                "loss": float(f"{losses.mean():.6g}"),
-                "low": float(f"{losses.min():.6g}"),
-                "high": float(f"{losses.max():.6g}"),
-            }
-        )
+        figures = {"loss": losses.mean(), "low": losses.min(), "high": losses.max()}
+        return {"column": name, **{key: float(f"{figure:.6g}") for key, figure in figures.items()}}
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the graph is computed outside of Python's lock
+        points: Points = list(pool.map(lost, map(str, X.columns)))
     return sorted(points, key=lambda point: (-point["loss"], point["column"]))

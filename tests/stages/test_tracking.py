@@ -11,7 +11,6 @@ import socket
 import socketserver
 import sqlite3
 import subprocess
-import tempfile
 import threading
 import time
 import urllib.request
@@ -24,9 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.config import validate
-from stages.errors import TrackingError
-from stages.outbox import deliver, queued
+from stages.outbox import queued
 from stages.record import flat, shortened
 from tests.conftest import Repository, environment
 
@@ -294,13 +291,11 @@ mlflow.set_tracking_uri("{server}")
 from pathlib import Path
 from stages.bundle import bundle_md5
 folder = mlflow.artifacts.download_artifacts("models:/plain/1", dst_path="loaded")
-print(bundle_md5(Path(folder) / "data/bundle"))
+print("", bundle_md5(Path(folder) / "data/bundle"))
 print(mlflow.artifacts.load_text("runs:/{run}/gate.json") == Path("data/reports/gate.json").read_text())
 """
-    assert repo.run("python", "-W", "ignore", "-c", code).split()[-2:] == [
-        repo.locked("train")["outs"][0]["md5"],
-        "True",
-    ]
+    read = repo.run("python", "-W", "ignore", "-c", code, env={"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "0"})
+    assert read.split()[-2:] == [repo.locked("train")["outs"][0]["md5"], "True"]
 
 
 @dataclass
@@ -414,11 +409,11 @@ class _Nonsense(_Answering):
 @pytest.mark.parametrize(
     ("handler", "reason"),
     [
-        (_Silent, "timed out|Read timeout"),
+        (_Silent, "Read timed out"),
         (_Trickling, f"did not take the record within {DEADLINE:g} s"),
-        (_Answering, "500"),
+        (_Answering, "too many 500 error responses"),
         (_Unauthorized, "401"),
-        (_Nonsense, ""),
+        (_Nonsense, "not in a valid JSON format"),
     ],
 )
 def test_a_server_that_does_not_do_its_work_costs_one_line(
@@ -478,7 +473,7 @@ def test_two_deliveries_at_once_make_one_run(server: str, repo: Repository) -> N
     assert "nothing waits" in repo.run("python", "-m", "stages.tracking", "deliver")
 
 
-def test_a_damaged_record_does_not_hold_up_the_others(
+def test_a_damaged_record_does_not_hold_up_the_others_which_go_where_they_belong(
     server: str, repo: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pointed(repo, server, "damaged")
@@ -487,36 +482,11 @@ def test_a_damaged_record_does_not_hold_up_the_others(
     first, second, _ = queued()
     (first / "record.json").write_text("{")
     (second / "bundle/signature.json").write_text("{}")
+    pointed(repo, server, "moved_on")  # the config is another by now, the records are not
     said = repo.run("python", "-m", "stages.tracking", "deliver", fails=True)
     assert said.count("the record is damaged") == 2
+    assert "damaged version 1" in said
     assert "error: 2 of 3 records were not delivered" in said
     assert "Traceback" not in said
     assert set(waiting(repo)) == {first, second}
     assert len(runs_in(server, "damaged")) == 1
-
-
-def test_a_record_goes_where_it_belongs_though_the_config_has_moved_on(server: str, repo: Repository) -> None:
-    pointed(repo, server, "made_for")
-    kept(repo)
-    pointed(repo, server, "moved_on")
-    assert "made_for version 1" in repo.run("python", "-m", "stages.tracking", "deliver")
-    assert len(runs_in(server, "made_for")) == 1
-
-
-def test_the_process_that_delivers_leaves_nothing_behind_when_its_time_is_up(
-    repo: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    monkeypatch.chdir(repo.path)
-    (folder,) = kept(repo)
-    with listening(_Trickling) as uri:
-        pointed(repo, uri, "late")
-        tracking = validate(repo.params()).tracking
-        with pytest.raises(TrackingError, match="did not take the record within 5 s"):
-            deliver(folder, tracking, 5)
-    assert folder.exists()
-    assert list(scratch.iterdir()) == []
-    assert [process for process in repo.processes() if process.pid != os.getpid()] == []
-    monkeypatch.undo()
