@@ -244,6 +244,11 @@ class Tracking(Frozen):
     def _sound(self) -> Self:
         if (self.mode == "server") != (self.uri is not None):
             raise ValueError(f"mode: {self.mode} {'needs a `uri`' if self.uri is None else 'takes no `uri`'}")
+        if self.uri is not None and "@" in self.uri.split("://", 1)[-1].split("/", 1)[0]:
+            raise ValueError(
+                "`uri` holds a user or password, and what stands in conf is committed; "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+            )
         return self
 
 

@@ -216,3 +216,11 @@ def test_a_params_yaml_that_cannot_be_read_says_how_to_get_it_back(
 def test_the_config_models_name_the_groups_of_conf() -> None:
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"experiment"}
     assert groups | {"seed"} == set(Config.model_fields)
+
+
+def test_a_password_in_the_tracking_uri_is_refused_and_not_shown() -> None:
+    tree = changed("tracking.mode", "server")
+    tree["tracking"]["uri"] = "http://ann:s3cret@host:5000"
+    said = problem(tree)
+    assert "MLFLOW_TRACKING_PASSWORD" in said
+    assert "s3cret" not in said
