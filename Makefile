@@ -75,8 +75,9 @@ ui: setup ## open the MLflow UI on the record
 deliver: setup ## deliver the records that a tracking server could not take
 	@python -m stages.tracking deliver
 
-bench: setup ## the benchmarks of bench/
+bench: setup ## the benchmarks: the framework's cost (writes bench/pipeline.md), drift on ten million rows
 	@python -m bench.pipeline
+	@python -m bench.drift
 
 push: setup ## push data and models to the DVC remote
 	@dvc push
