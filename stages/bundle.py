@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.errors import ModelError
-from stages.files import read_json, replacing
+from stages.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,16 @@ class Signature:
     threshold: float | None
     columns: tuple[SignatureColumn, ...] = field(default=())
 
+    @cached_property
+    def numeric(self) -> tuple[str, ...]:
+        """The names of the numeric columns."""
+        return tuple(column.name for column in self.columns if column.kind == "numeric")
+
+    @cached_property
+    def text(self) -> tuple[str, ...]:
+        """The names of the categorical columns."""
+        return tuple(column.name for column in self.columns if column.kind == "categorical")
+
     @classmethod
     def read(cls, path: Path) -> Signature:
         tree = read_json(path)
@@ -69,63 +79,79 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """n examples as arrays, each kind in the order of the signature.
+
+    numeric: float64 [n, number of numeric columns], NaN where missing. text: str objects [n, number of categorical
+    columns], "" where missing.
+    """
+
+    numeric: Array
+    text: Array
+
+    def __len__(self) -> int:
+        return len(self.numeric)
+
+    def __getitem__(self, chosen: slice) -> Rows:
+        return Rows(self.numeric[chosen], self.text[chosen])
+
+    @classmethod
+    def of(cls, X: pd.DataFrame, signature: Signature) -> Rows:
+        """The features of a table, whatever else is in it."""
+        numeric, text = list(signature.numeric), list(signature.text)
+        return cls(X[numeric].to_numpy(dtype="float64"), X[text].to_numpy(dtype="object"))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Several under each other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(np.concatenate([part.numeric for part in parts]), np.concatenate([part.text for part in parts]))
+
+    def frame(self, signature: Signature) -> pd.DataFrame:
+        """As scikit-learn takes them: columns in the order of the signature."""
+        import pandas as pd
+
+        columns = dict(zip(signature.numeric, self.numeric.T, strict=True))
+        columns |= dict(zip(signature.text, self.text.T, strict=True))
+        kinds = dict.fromkeys(signature.numeric, "float64") | dict.fromkeys(signature.text, "object")
+        return pd.DataFrame({c.name: pd.Series(columns[c.name], dtype=kinds[c.name]) for c in signature.columns})
+
+
+@dataclass(frozen=True)
 class Model:
-    """A bundle on disk. The pipeline and the graph are loaded when they are first asked for."""
+    """A bundle in memory: nothing is read from its folder any more, but the pipeline where `fitted` is first asked for.
+
+    graph is the session of the compiled graph, None where the bundle has none: then scikit-learn answers.
+    """
 
     path: Path
-
-    @cached_property
-    def signature(self) -> Signature:
-        return Signature.read(self.path / "signature.json")
-
-    @cached_property
-    def provenance(self) -> dict[str, Any]:
-        return read_json(self.path / "provenance.json")
+    signature: Signature
+    provenance: dict[str, Any]
+    graph: Any
 
     @property
     def compiled(self) -> bool:
-        return (self.path / "model.onnx").is_file()
+        return self.graph is not None
 
     @cached_property
-    def _session(self) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1  # more would add the leaves of a forest in another order
-        try:
-            return onnxruntime.InferenceSession(
-                (self.path / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises classes of its own for a damaged graph
-            raise ModelError(f"{self.path / 'model.onnx'}: cannot be loaded ({error})") from None
-
-    def pipeline(self) -> Pipeline:
-        """The fitted scikit-learn pipeline. Raises ModelError for a type that is not trusted or a damaged file."""
+    def fitted(self) -> Pipeline:
+        """The scikit-learn pipeline. Raises ModelError for a type that is not trusted or a damaged file."""
         from stages.fitted import load_pipeline
 
         return load_pipeline(self.path / "pipeline.skops")
 
-    @cached_property
-    def _pipeline(self) -> Pipeline:
-        return self.pipeline()
-
     def scores(self, X: pd.DataFrame) -> Array:
         """n x k: the probability of each class, or n x 1: the value; by the graph where there is one."""
-        if not self.compiled and len(X):
-            return sklearn_scores(self._pipeline, X)
-        return self.scores_of(graph_inputs(X, self.signature))
+        return self.scores_of(Rows.of(X, self.signature))
 
-    def scores_of(self, inputs: dict[str, Array]) -> Array:
-        """The same from one n x 1 array a column (float64 with NaN, or str objects): no pandas where compiled."""
-        rows = len(next(iter(inputs.values())))
-        if rows == 0:
+    def scores_of(self, rows: Rows) -> Array:
+        """The same, without pandas where compiled. float64."""
+        if len(rows) == 0:
             return np.empty((0, len(self.signature.classes or (0,))))
         if self.compiled:
-            return np.asarray(self._session.run(["scores"], inputs)[0], dtype="float64")
-        import pandas as pd
-
-        return sklearn_scores(self._pipeline, pd.DataFrame({name: column[:, 0] for name, column in inputs.items()}))
+            return run_graph(self.graph, rows)
+        return sklearn_scores(self.fitted, rows.frame(self.signature))
 
     def predict_proba(self, X: pd.DataFrame) -> Array:
         """n x k probabilities in the order of signature.classes. Classification only."""
@@ -139,10 +165,59 @@ class Model:
 
 
 def open_bundle(path: Path | str = MODEL) -> Model:
-    """The bundle in a folder. Raises ModelError where its signature is missing or no signature."""
-    model = Model(Path(path))
-    _ = model.signature
-    return model
+    """The bundle in a folder. Raises ModelError where its signature is missing or none, or its graph damaged."""
+    folder = Path(path)
+    graph = folder / "model.onnx"
+    return Model(
+        folder,
+        Signature.read(folder / "signature.json"),
+        read_json(folder / "provenance.json"),
+        session(graph.read_bytes(), graph) if graph.is_file() else None,
+    )
+
+
+def session(graph: bytes, name: Path | str = "the graph") -> Any:
+    """A compiled graph, ready to run. Raises ModelError, by its name, where it is damaged."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # more threads would add the leaves of a forest in another order
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own for a damaged graph
+        raise ModelError(f"{name}: cannot be loaded ({error})") from None
+
+
+def checked_rows(path: Path, signature: Signature) -> tuple[Rows, Array]:
+    """The rows that a bundle carries to be tried on, and the scores that scikit-learn gave them when it was written.
+
+    Raises ModelError where check.json does not fit the signature.
+    """
+    tree = read_json(path / "check.json")
+    try:
+        inputs, scores = tree["inputs"], np.array(tree["scores"], dtype="float64")
+        columns = [[math.nan if v is None else float(v) for v in inputs[name]] for name in signature.numeric]
+        words = [["" if v is None else str(v) for v in inputs[name]] for name in signature.text]
+        rows = Rows(
+            np.array(columns, dtype="float64").reshape(len(columns), len(scores)).T.copy(),
+            np.array(words, dtype="object").reshape(len(words), len(scores)).T.copy(),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path / 'check.json'}: does not fit the signature ({error}); `dvc checkout` restores it"
+        ) from None
+    return rows, scores
+
+
+def run_graph(graph: Any, rows: Rows) -> Array:
+    """The scores of a session, float64. A graph has an input for each kind of column that there is."""
+    feed = {"numeric": rows.numeric} if rows.numeric.shape[1] else {}
+    if rows.text.shape[1]:
+        feed["text"] = rows.text
+    return np.asarray(graph.run(None, feed)[0], dtype="float64")
 
 
 def sklearn_scores(pipeline: Pipeline, X: pd.DataFrame) -> Array:
@@ -163,12 +238,6 @@ def decide(scores: Array, signature: Signature) -> Array:
     return np.asarray(classes[scores.argmax(axis=1)])
 
 
-def graph_inputs(X: pd.DataFrame, signature: Signature) -> dict[str, Array]:
-    """One n x 1 tensor a column: double or string."""
-    kinds = {"numeric": "float64", "categorical": "object"}
-    return {c.name: X[c.name].to_numpy(dtype=kinds[c.kind]).reshape(-1, 1) for c in signature.columns}
-
-
 def bundle_md5(path: Path) -> str:
     """The md5 that DVC gives a folder ("….dir"). Raises ModelError where there is none."""
     if not path.is_dir():
@@ -182,49 +251,6 @@ def bundle_md5(path: Path) -> str:
 def file_md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def find_bundle(md5: str) -> Path | None:
-    """The folder of the bundle with this md5: data/model, or one laid out from DVC's cache; None where neither has it.
-
-    Every file is verified: DVC itself does not check what it reads from its cache. Raises ModelError for a damaged one.
-    """
-    digest = md5.removesuffix(".dir")
-    if MODEL.is_dir() and bundle_md5(MODEL) == f"{digest}.dir":
-        return MODEL
-    target = Path("data/.bundles") / digest
-    if target.is_dir() and bundle_md5(target) == f"{digest}.dir":
-        return target
-    listing = _cached(f"{digest}.dir")
-    if listing is None:
-        return None
-    _verified(listing, digest)
-    sources = {entry["relpath"]: (_cached(entry["md5"]), entry["md5"]) for entry in json.loads(listing.read_bytes())}
-    if any(source is None for source, _ in sources.values()):
-        return None
-    with replacing(target) as folder:
-        for relpath, (source, expected) in sources.items():
-            assert source is not None
-            _verified(source, expected)
-            (folder / relpath).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / relpath)
-    return target
-
-
-def _verified(source: Path, expected: str) -> None:
-    found = file_md5(source)
-    if found != expected:
-        raise ModelError(f"{source}: its md5 is {found}, expected {expected}; remove it and `dvc pull`")
-
-
-def _cached(md5: str) -> Path | None:
-    """The object in DVC's cache; in an experiment's temporary folder, in that of the real repository."""
-    roots = [Path(os.environ["DVC_ROOT"])] if "DVC_ROOT" in os.environ else []
-    for root in [Path(), *roots]:
-        path = root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
-        if path.is_file():
-            return path
-    return None
 
 
 def signature_tree(signature: Signature) -> dict[str, Any]:

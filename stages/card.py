@@ -10,7 +10,7 @@ from stages.dataset import Split
 
 def card(signature: Signature, origin: dict[str, Any], compiled: str, train: Split) -> str:
     """What the model predicts, from what, trained on what, by which code."""
-    params, git = origin["params"], origin["git"]
+    params = origin["params"]
     model = params["model"]
     settings = "\n".join(f"| {key} | {value} |" for key, value in model.items() if key != "_target_")
     span = f", {train.time.min()} to {train.time.max()} (UTC)" if train.time is not None else ""
@@ -24,16 +24,13 @@ def card(signature: Signature, origin: dict[str, Any], compiled: str, train: Spl
         above = f"above a probability of {signature.threshold:g}, chosen on validation"
         cut = f"\n`{signature.target}` is {signature.classes[1]} {above}."
     features = "\n".join(_feature(column) for column in signature.columns)
-    commit = (
-        f"{git['commit']}{' with changes' if git['dirty'] else ''}" if git["commit"] else "none (not a Git repository)"
-    )
     return f"""# Model card: {params["data"]["name"]}
 
 Predicts `{signature.target}`: {answer}.{cut}
 
 - Trained on {len(train):,} rows{span}
 - {model["_target_"]}; {compiled}
-- Commit {commit}
+- Code {origin["code"]}, of the commit whose dvc.lock pins this bundle
 - Data {", ".join(f"{path} {md5}" for path, md5 in origin["data"].items())}
 
 | parameter | value |

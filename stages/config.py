@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import unquote
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -47,6 +48,25 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+_SECRETS = re.compile(
+    r"token|passw|pwd|secret|credential|signature|^sig$|^auth|^key$|(api|access|account)[-_]?key", re.IGNORECASE
+)
+
+
+def secret_in(url: str) -> str | None:
+    """In words, what a URL (or a chain of them, with `::`) holds that is secret; never the secret itself."""
+    for part in url.split("::"):
+        scheme, mark, rest = part.partition("://")
+        user, at, _ = rest.split("/", 1)[0].rpartition("@")
+        if mark and at and (":" in user or scheme in {"http", "https"}):  # abfs://container@account is no user
+            return "a user or password"
+        for pair in re.split("[?&;#]", rest)[1:]:
+            name = unquote(pair.partition("=")[0])
+            if _SECRETS.search(name):
+                return f"a secret (`{name}`)"
+    return None
+
+
 class KnownLate(Frozen):
     """Columns whose values come to be known at the moment `at`, an SQL expression over the table (naive UTC)."""
 
@@ -57,7 +77,7 @@ class KnownLate(Frozen):
 class Table(Frozen):
     """Where a raw table comes from: a file in a package, a path or URL, or a query to a database."""
 
-    package: str | None = None
+    package: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$")  # a dot would import what stands before it
     path: str | None = None
     database: str | None = Field(None, description="the environment variable that holds the SQLAlchemy URL")
     query: str | None = None
@@ -75,6 +95,20 @@ class Table(Frozen):
         elif self.query is not None:
             raise ValueError("`query` goes with `database`; the SQL over all tables is data.query")
         return self
+
+    def secret(self) -> str | None:
+        """What stands here that belongs into the environment, and what to do; conf is committed."""
+        if self.database is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.database):
+            return (
+                "database is the name of an environment variable that holds the URL, such as TICKETS_URL, and never "
+                "the URL: what stands in conf is committed"
+            )
+        secret = secret_in(self.path or "")
+        return secret and (
+            f"path holds {secret}, and what stands in conf is committed; read it over s3:// or gs://, whose "
+            "credentials come from the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS), or put the "
+            "file into data/source"
+        )
 
 
 class Column(Frozen):
@@ -100,6 +134,11 @@ class Columns(Frozen):
     @property
     def features(self) -> tuple[str, ...]:
         return (*self.numeric, *self.categorical)
+
+    @property
+    def sliceable(self) -> tuple[str, ...]:
+        """Columns whose values `evaluate` can take the test split apart by."""
+        return (*self.features, *self.passthrough, *self.key)
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -128,6 +167,7 @@ class Split(Frozen):
     current: Span | float
     groups: str | None = None
     column: str | None = None
+    seed: int = Field(42, ge=0, description="draws the rows anew; the model's seed does not")
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -178,10 +218,12 @@ class Data(Frozen):
     def _sound(self) -> Self:
         if self.split.by == "time" and (self.as_of is None or self.columns.time is None):
             raise ValueError("a split by time needs `as_of`, a date such as 2013-08-01, and `columns.time`")
-        known = {*self.columns.features, *self.columns.passthrough, *self.columns.key}
+        for name, table in self.tables.items():
+            if secret := table.secret():
+                raise ValueError(f"tables.{name}.{secret}")
         for name in self.slices:
-            if name not in known:
-                raise ValueError(f"slices: {name!r} is no column of the data{nearest(name, known)}")
+            if name not in self.columns.sliceable:
+                raise ValueError(f"slices: {name!r} is no column of the data{nearest(name, self.columns.sliceable)}")
         return self
 
 
@@ -244,10 +286,11 @@ class Tracking(Frozen):
     def _sound(self) -> Self:
         if (self.mode == "server") != (self.uri is not None):
             raise ValueError(f"mode: {self.mode} {'needs a `uri`' if self.uri is None else 'takes no `uri`'}")
-        if self.uri is not None and "@" in self.uri.split("://", 1)[-1].split("/", 1)[0]:
+        secret = secret_in(self.uri or "")
+        if secret:
             raise ValueError(
-                "`uri` holds a user or password, and what stands in conf is committed; "
-                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+                f"`uri` holds {secret}, and what stands in conf is committed; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, instead"
             )
         return self
 
@@ -269,6 +312,7 @@ class Config(Frozen):
     drift: Drift
     tracking: Tracking
     engine: Engine
+    serve: Node  # stages.serving has its types: no stage reads it, so none depends on them
     seed: int = Field(ge=0, lt=2**32)
 
 
@@ -286,10 +330,25 @@ def validate(tree: Mapping[str, Any], origins: Mapping[str, str] | None = None) 
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        said: dict[tuple[str, ...], str] = {}
-        for detail in error.errors():
-            said.setdefault(_path(detail), _problem(detail, origins or {}))  # an arm of a union each: the first will do
-        raise ConfigError(several(list(said.values()))) from None
+        raise ConfigError(several(_said(error, Config, origins or {}))) from None
+
+
+def problems_in(group: str, model: type[BaseModel], tree: object, origins: Mapping[str, str]) -> list[str]:
+    """What is wrong with a config group whose types stand in another module, a sentence each."""
+    try:
+        model.model_validate(tree)
+    except ValidationError as error:
+        return _said(error, model, origins, (group,))
+    return []
+
+
+def _said(
+    error: ValidationError, model: type[BaseModel], origins: Mapping[str, str], above: tuple[str, ...] = ()
+) -> list[str]:
+    said: dict[tuple[str, ...], str] = {}
+    for detail in error.errors():  # an arm of a union each: the first will do
+        said.setdefault(_path(detail), _problem(detail, model, origins, above))
+    return list(said.values())
 
 
 def several(lines: list[str]) -> str:
@@ -301,12 +360,12 @@ def several(lines: list[str]) -> str:
     )
 
 
-def _problem(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
-    path = _path(detail)
+def _problem(detail: ErrorDetails, model: type[BaseModel], origins: Mapping[str, str], above: tuple[str, ...]) -> str:
+    path = (*above, *_path(detail))
     file = origins.get(path[0] if path else "", str(PARAMS))
     where = ".".join(path) or "the config"
     if detail["type"] == "extra_forbidden":
-        siblings = _fields_at(path[:-1])
+        siblings = _fields_at(model, path[len(above) : -1])
         allowed = f"; allowed are {', '.join(siblings)}" if siblings else ""
         return f"{file}: {where}: there is no such key{nearest(path[-1], siblings)}{allowed}"
     if detail["type"] == "missing":
@@ -324,8 +383,7 @@ def _path(detail: ErrorDetails) -> tuple[str, ...]:
 _BRANCHES = {"float", "function-before[_span(), timedelta]"}  # pydantic's names for the arms of a union
 
 
-def _fields_at(path: Sequence[str]) -> tuple[str, ...]:
-    model: Any = Config
+def _fields_at(model: Any, path: Sequence[str]) -> tuple[str, ...]:
     for part in path:
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = model.model_fields[part].annotation
@@ -352,6 +410,12 @@ def listed_params(stage: str, pipeline: Path = PIPELINE) -> tuple[str, ...]:
     """The dotted keys that dvc.yaml lists under `params:` of the stage."""
     stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
     return tuple(stages[stage].get("params", ()))
+
+
+def listed_code(stage: str, pipeline: Path = PIPELINE) -> tuple[str, ...]:
+    """The files and folders of our own code that dvc.yaml lists under `deps:` of the stage."""
+    stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
+    return tuple(dep for dep in stages[stage].get("deps", ()) if dep.startswith("stages/"))
 
 
 def slice_of(tree: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:

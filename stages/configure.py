@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any
 
 import yaml
 
-from stages.config import PARAMS, Config, nearest, read_params, several, validate
+from stages.config import PARAMS, Config, nearest, problems_in, read_params, several, validate
 from stages.errors import ConfigError, run_stage
 from stages.files import write_atomically
+from stages.interpolations import close_environment, override_problems
+from stages.interpolations import problems as interpolation_problems
+from stages.versions import pin
 
 CONF = Path("conf")
 QUERY = Path("data/query.sql")
@@ -30,13 +34,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.check:
         check()
     elif os.environ.get("DVC_EXP_NAME"):
+        _refuse_interpolations()
         config = validated(read_params(), {})
         write_atomically(QUERY, config.data.query.read_text(encoding="utf-8"))
+        pin()
         print(f"configure: {PARAMS} as the experiment {os.environ['DVC_EXP_NAME']} composed it is valid")
     else:
         text, config = composed(args.overrides)
         changed = write_atomically(PARAMS, text)
         write_atomically(QUERY, config.data.query.read_text(encoding="utf-8"))
+        pin()
         print(f"configure: {PARAMS} {'written' if changed else 'unchanged'} from {CONF}/ (data {config.data.name})")
 
 
@@ -58,6 +65,7 @@ def check() -> None:
 
 def composed(overrides: Sequence[str] = ()) -> tuple[str, Config]:
     """params.yaml's text as conf/ composes it, and the typed config. Raises ConfigError naming every problem."""
+    _refuse_interpolations(overrides)
     missing, stand_ins = _missing_options(overrides)
     tree, text, choices = compose_tree([*overrides, *stand_ins])
     origins = {group: f"{CONF}/{group}/{option}.yaml" for group, option in choices.items()}
@@ -80,6 +88,7 @@ def compose_tree(overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str, di
     from omegaconf import DictConfig, OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
+    close_environment()
     try:
         with initialize_config_dir(str(CONF.absolute()), version_base=None):
             config = compose("config", overrides=list(overrides), return_hydra_config=True)
@@ -94,6 +103,12 @@ def compose_tree(overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str, di
     tree = OmegaConf.to_container(config)
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}, OmegaConf.to_yaml(config), groups
+
+
+def _refuse_interpolations(overrides: Sequence[str] = ()) -> None:
+    said = [*interpolation_problems(CONF), *override_problems(overrides)]
+    if said:
+        raise ConfigError(several(said))
 
 
 def _missing_options(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -125,6 +140,7 @@ def options_of(group: str) -> list[str]:
 def validated(tree: dict[str, Any], origins: Mapping[str, str]) -> Config:
     """The typed config, its nodes checked against the classes that they name. Raises ConfigError with all problems."""
     from stages.nodes import problems
+    from stages.serving import Serve
 
     targets = _targets(tree)
     said = [
@@ -132,29 +148,27 @@ def validated(tree: dict[str, Any], origins: Mapping[str, str]) -> Config:
         for group in ("features", "model", "train")
         for problem in problems(group, tree.get(group), targets)
     ]
+    nodes_sound = not said
+    said += problems_in("serve", Serve, tree["serve"], origins) if isinstance(tree.get("serve"), dict) else []
     try:
         config = validate(tree, origins)
     except ConfigError as error:
         raise ConfigError(several([*_unwrapped(str(error)), *said])) from None
-    said += _beyond_types(config, origins, nodes_sound=not said)
+    said += _beyond_types(config, origins, nodes_sound=nodes_sound)
     if said:
         raise ConfigError(several(said))
     return config
 
 
 def _beyond_types(config: Config, origins: Mapping[str, str], nodes_sound: bool) -> list[str]:
-    from sklearn.metrics import get_scorer_names
-
     from stages.nodes import task_problem
 
-    scorers = set(get_scorer_names())
-    named = [("evaluate.metrics", name) for name in config.evaluate.metrics]
-    named += [("data.task.primary", config.data.task.primary)]
-    named += [("train.threshold", config.train.threshold)] if config.train.threshold is not None else []
-    said = [
-        f"{key}: {name!r} is no scikit-learn scorer{nearest(name, scorers)}"
-        for key, name in named
-        if name not in scorers
+    said = _scorer_problems(config)
+    known = config.data.columns.sliceable
+    said += [
+        f"evaluate.slices: {name!r} is no column of the data{nearest(name, known)}"
+        for name in config.evaluate.slices
+        if name not in known
     ]
     if not config.data.query.is_file():
         near = nearest(config.data.query.name, [path.name for path in (CONF / "data").glob("*.sql")])
@@ -163,6 +177,25 @@ def _beyond_types(config: Config, origins: Mapping[str, str], nodes_sound: bool)
         wrong = task_problem(config.model, config.data.task, config.train.targets)
         said += [wrong] if wrong else []
     return [_placed(problem, origins) for problem in said]
+
+
+def _scorer_problems(config: Config) -> list[str]:
+    """Metrics that are unknown or do not fit the task: each is named once, at the first key that has it."""
+    from stages.scorers import label_problem, metric_problem
+
+    scoring = (config.train.search or {}).get("scoring")
+    named: dict[str, str] = {}
+    for key, names in (
+        ("evaluate.metrics", config.evaluate.metrics),
+        ("data.task.primary", (config.data.task.primary,)),
+        ("train.search.scoring", (scoring,) if isinstance(scoring, str) else ()),
+    ):
+        for name in names:
+            named.setdefault(name, key)
+    found = [(key, metric_problem(name, config.data.task.name)) for name, key in named.items()]
+    if config.train.threshold is not None:
+        found.append(("train.threshold", label_problem(config.train.threshold)))
+    return [f"{key}: {problem}" for key, problem in found if problem]
 
 
 def _targets(tree: Mapping[str, Any]) -> list[str]:
@@ -182,4 +215,6 @@ def _unwrapped(message: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    gc.disable()  # a second of a short life goes into imports, and a third of that into looking for garbage in them
     run_stage(main)
+    gc.freeze()  # nor is it looked for at the end

@@ -9,6 +9,7 @@ from stages.tables import identifier, literal
 
 FLOATS = ("DOUBLE", "FLOAT")
 NUMBERS = ("INT", "DECIMAL", "BOOLEAN", "BIGNUM", *FLOATS)
+WHOLE = "WHOLE DOUBLE"  # a float that holds nothing but whole numbers and NaN: classes 0 and 1 with some missing
 ZONED = "TIMESTAMP WITH TIME ZONE"
 RAW = "pinwerk_raw_"  # before the name of a column of text: what it said where it is no number or moment
 
@@ -42,6 +43,8 @@ def _text(column: str, sql_type: str) -> str:
 def _target(data: Data, column: str, sql_type: str) -> str:
     if data.task.name == "regression":
         return _number(column, sql_type)
+    if sql_type == WHOLE:
+        return f"try_cast({column} as bigint)"  # NaN is null
     whole = sql_type == "BOOLEAN" or sql_type.endswith(("INT", "INTEGER"))
     return f"cast({column} as bigint)" if whole else _text(column, sql_type)
 

@@ -22,13 +22,17 @@ SplitName = Literal["train", "validation", "test", "current"]
 
 @dataclass(frozen=True)
 class Split:
-    """n rows. X: features (numeric float64, missing NaN; categorical str objects, missing ""). y: labels or values."""
+    """n rows. X: features (numeric float64, missing NaN; categorical str objects, missing ""). y: labels or values.
+
+    known says which rows have a label; None: all of them. y holds 0, "" or NaN for the others, of `current` alone.
+    """
 
     X: pd.DataFrame
     y: npt.NDArray[Any]
     time: pd.Series[Any] | None
     keys: pd.DataFrame
     extra: pd.DataFrame
+    known: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.X)
@@ -59,12 +63,14 @@ def split_of(table: pa.Table, columns: Columns, task: Task) -> Split:
     frame = table.select(others).to_pandas()
     features: dict[str, Any] = {name: _numbers(table[name]) for name in columns.numeric}
     features |= {name: _words(table[name]) for name in columns.categorical}
+    y, known = _target(table[columns.target], task)
     return Split(
         X=pd.DataFrame(features, columns=pd.Index([*columns.features], dtype="object")),
-        y=_target(frame[columns.target], task),
+        y=y,
         time=frame[columns.time] if columns.time else None,
         keys=_taken(table, frame, columns.key),
         extra=_taken(table, frame, columns.passthrough),
+        known=known,
     )
 
 
@@ -86,9 +92,10 @@ def _words(column: pa.ChunkedArray) -> pd.Series[Any]:
     return pd.Series(words[coded.indices.to_numpy()], dtype="object")
 
 
-def _target(column: pd.Series[Any], task: Task) -> npt.NDArray[Any]:
+def _target(column: pa.ChunkedArray, task: Task) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    known = None if column.null_count == 0 else np.asarray(column.is_valid())
     if task.name == "regression":
-        return column.to_numpy(dtype="float64")
-    if pd.api.types.is_bool_dtype(column) or pd.api.types.is_integer_dtype(column):
-        return column.to_numpy(dtype="int64")
-    return column.astype("object").map(str).to_numpy(dtype="object")
+        return _numbers(column), known
+    if pa.types.is_boolean(column.type) or pa.types.is_integer(column.type):
+        return column.cast("int64").fill_null(0).to_numpy(), known
+    return _words(column).to_numpy(dtype="object"), known

@@ -4,7 +4,6 @@ of evidently, whose report illustrates; our verdict decides."""
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import tempfile
@@ -20,17 +19,17 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from stages.bundle import MODEL, Model, open_bundle
-from stages.bundle import decide as label
+from stages.bundle import MODEL, Model, decide, open_bundle
 from stages.config import Columns, Config, Drift, load_config
 from stages.dataset import PREPARED, Split, SplitName, read_split
 from stages.drifting.classifier import domain_auc
-from stages.drifting.columns import judge
+from stages.drifting.columns import compare_columns
 from stages.drifting.model import Behaviour, calibration_error, calibration_gaps, performance, score_shifts
 from stages.drifting.page import render
-from stages.drifting.verdict import Evidence, Verdict, decide, metrics
+from stages.drifting.verdict import DriftVerdict, Evidence, drift_verdict, metrics
 from stages.drifting.windows import count_windows, write_sample
 from stages.errors import DataError, run_stage
+from stages.files import replacing, report_text, write_atomically
 
 REPORTS = Path("data/reports")
 ORDER: tuple[SplitName, ...] = ("train", "validation", "test", "current")
@@ -63,25 +62,24 @@ def main() -> None:
     started = time.perf_counter()
     config = load_config("drift")
     verdict = run(config, PREPARED, open_bundle(MODEL), REPORTS)
-    said = "drifted: " + verdict.reasons[0] if verdict.drifted else "no drift that matters"
+    said = ": ".join([verdict.outcome, *verdict.reasons[:1]])
     more = f" (and {len(verdict.reasons) - 1} more reasons)" if len(verdict.reasons) > 1 else ""
     print(f"drift: {said}{more}, in {time.perf_counter() - started:.1f} s → {REPORTS / 'drift' / 'drift.html'}")
 
 
-def run(config: Config, prepared: Path, model: Model | None, reports: Path) -> Verdict:
+def run(config: Config, prepared: Path, model: Model | None, reports: Path) -> DriftVerdict:
     """Compare the windows in `prepared`, write drift.json and drift/ into `reports`; without a model the data alone."""
     windows = choose_windows(prepared)
     evidence, sides = gather(config, windows, prepared, model)
-    verdict = decide(evidence, config.drift)
-    folder = reports / "drift"
-    folder.mkdir(parents=True, exist_ok=True)
-    # the illustration comes first: whatever becomes of it, the verdict is written last and whole
-    if config.drift.evidently_rows:
-        illustrate(sides.reference.X, sides.current.X, config.data.columns, config.drift, folder)
-    page = render(config.data.name, evidence, verdict, config.drift.ignore)
-    (folder / "drift.html").write_text(page, encoding="utf-8")
-    _write_json(folder / "columns.json", report(evidence, verdict, windows, config.drift))
-    _write_json(reports / "drift.json", metrics(evidence, verdict))
+    verdict = drift_verdict(evidence, config.drift)
+    with replacing(reports / "drift") as folder:
+        if config.drift.evidently_rows:
+            illustrate(sides.reference.X, sides.current.X, config.data.columns, config.drift, folder)
+        page = render(config.data.name, evidence, verdict, config.drift.ignore)
+        (folder / "drift.html").write_text(page, encoding="utf-8")
+        found = report(evidence, verdict, windows, config.drift)
+        (folder / "columns.json").write_text(report_text(found), encoding="utf-8")
+    write_atomically(reports / "drift.json", report_text(metrics(evidence, verdict)))
     return verdict
 
 
@@ -113,7 +111,7 @@ def gather(config: Config, windows: Windows, prepared: Path, model: Model | None
         "current": _described([windows.current], sides.current) + (f"; {windows.why}" if windows.why else ""),
         "rows_reference": counts.rows[0],
         "rows_current": counts.rows[1],
-        "columns": judge(sides.reference.X, sides.current.X, counts, columns, limits),
+        "columns": compare_columns(sides.reference.X, sides.current.X, counts, columns, limits),
         "classifier": domain_auc(
             sides.reference.X,
             sides.current.X,
@@ -124,7 +122,7 @@ def gather(config: Config, windows: Windows, prepared: Path, model: Model | None
         ),
     }
     if model is not None and sides.held_out is not None:
-        evidence |= _judge_model(model, sides.held_out, sides.current, config)
+        evidence |= _compare_behaviour(model, sides.held_out, sides.current, config)
     return Evidence(**evidence), sides
 
 
@@ -132,23 +130,24 @@ def behaviour(model: Model, split: Split) -> Behaviour:
     """The model on a window that has a row or more."""
     signature = model.signature
     scores = model.scores(split.X)
-    predicted = label(scores, signature)
+    predicted = decide(scores, signature)
     time = None if split.time is None else split.time.to_numpy()
-    # a value that is NaN is not known; where none is, the scores of all rows are all there is
-    known = np.ones(len(split), dtype=bool) if split.y.dtype.kind != "f" else ~np.isnan(split.y)
+    # where no label is known, the scores of all rows are all there is
+    known = np.ones(len(split), dtype=bool) if split.known is None else split.known
     if not known.any():
         return Behaviour(signature.classes, scores, predicted, None, time)
     days = None if time is None else time[known]
     return Behaviour(signature.classes, scores[known], predicted[known], split.y[known], days)
 
 
-def report(evidence: Evidence, verdict: Verdict, windows: Windows, limits: Drift) -> dict[str, Any]:
+def report(evidence: Evidence, verdict: DriftVerdict, windows: Windows, limits: Drift) -> dict[str, Any]:
     """Everything as one tree of plain values, the columns in the order of the config."""
     tree = asdict(evidence)
     columns = [{key: value for key, value in column.items() if key != "bars"} for column in tree.pop("columns")]
     for column in columns:
         column["new_categories"] = [{"name": name, "share": share} for name, share in column["new_categories"]]
     return {
+        "outcome": verdict.outcome,
         **asdict(verdict),
         "windows": asdict(windows),
         "limits": limits.model_dump(mode="json"),
@@ -174,7 +173,8 @@ def illustrate(reference: pd.DataFrame, current: pd.DataFrame, columns: Columns,
         said = f"Evidently could not compare these windows: {type(error).__name__}: {error}"
         page, tree = f"<!doctype html><meta charset='utf-8'><title>Drift</title><p>{escape(said)}", {"error": said}
     html.write_text(page, encoding="utf-8")
-    _write_json(found, tree | {"left_out": [name for name in names if name not in kept]})
+    tree["left_out"] = [name for name in names if name not in kept]
+    found.write_text(report_text(tree), encoding="utf-8")
 
 
 def _evidently(reference: pd.DataFrame, current: pd.DataFrame, columns: Columns) -> tuple[str, dict[str, Any]]:
@@ -222,12 +222,12 @@ def _sample(config: Config, windows: Windows, prepared: Path) -> Sides:
         return Sides(read(windows.reference, "train"), held_out, read([windows.current], windows.current))
 
 
-def _judge_model(model: Model, held_out: Split, current: Split, config: Config) -> dict[str, Any]:
+def _compare_behaviour(model: Model, held_out: Split, current: Split, config: Config) -> dict[str, Any]:
     old, new = behaviour(model, held_out), behaviour(model, current)
     confidence = 1 - config.drift.alpha
     return {
         "scores": score_shifts(old, new),
-        "calibration": calibration_gaps(old, new, confidence, config.seed),
+        "calibration": calibration_gaps(old, new, confidence),
         "errors": (calibration_error(old), calibration_error(new)),
         "performance": performance(old, new, config.evaluate.primary, confidence, config.seed),
     }
@@ -255,21 +255,6 @@ def _rows(path: Path) -> int:
         raise DataError(f"{path}: there is no such file; run `dvc repro prepare`") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a whole Parquet file ({error}); run `dvc repro -f prepare`") from None
-
-
-def _write_json(path: Path, tree: dict[str, Any]) -> None:
-    path.write_text(json.dumps(_plain(tree), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null. Digits beyond the tenth depend on the number of threads."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.10g}") if math.isfinite(value) else None
-    return value
 
 
 if __name__ == "__main__":

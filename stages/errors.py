@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -27,12 +28,33 @@ class TrackingError(PinwerkError):
     """The record could not be delivered to MLflow."""
 
 
+_NEXT = {
+    errno.ENOSPC: "make room on the disk and run it again",
+    errno.EDQUOT: "make room within your quota and run it again",
+    errno.EACCES: "allow this user to, and run it again",
+    errno.EPERM: "allow this user to, and run it again",
+    errno.EROFS: "mount the file system for writing and run it again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n) and run it again",
+}
+
+
 def run_stage(main: Callable[[], None]) -> None:
-    """Run `main`; print a PinwerkError as one plain message and exit 1 (PINWERK_DEBUG=1 shows the traceback)."""
+    """Run `main`; print a PinwerkError, or an error of the system, as one plain message and exit 1.
+
+    PINWERK_DEBUG=1 shows the traceback.
+    """
     try:
         main()
-    except PinwerkError as error:
+    except (PinwerkError, OSError) as error:
         if os.environ.get("PINWERK_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_of_the_system(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _of_the_system(error: OSError) -> str:
+    """The file, the reason and what to do. Not every such error knows its file, as when a disk is full."""
+    file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+    reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    step = _NEXT.get(error.errno or 0, "PINWERK_DEBUG=1 shows where in the program it happened")
+    return f"{file}{reason}; {step}"

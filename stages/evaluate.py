@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.dummy import DummyClassifier, DummyRegressor
 
-from stages.bundle import MODEL, Model, Signature, bundle_md5, decide, find_bundle, open_bundle
+from stages.bundle import MODEL, Model, Signature, bundle_md5, decide, open_bundle
 from stages.config import Config, load_config
 from stages.dataset import PREPARED, Split, read_split
 from stages.errors import DataError, ModelError, run_stage
-from stages.files import read_json, replacing, write_atomically, write_json
+from stages.files import read_json, replacing, report_text, write_atomically
 from stages.gate import Contest, Verdict, judge
 from stages.reporting.curves import Points, curves
 from stages.reporting.importance import permutation_importance
@@ -24,8 +24,10 @@ from stages.reporting.page import Findings, MetricRow, page
 from stages.reporting.plots import Setting, draw
 from stages.reporting.slices import sliced
 from stages.reporting.wording import worded
-from stages.resampling import Interval, draws, interval, units_of
-from stages.scoring import Array, Predictions, check_metrics, classified, regressed, score_of
+from stages.resampling import Interval, draws, enough, interval, units_of
+from stages.scorers import check_metrics
+from stages.scoring import Array, Predictions, classified, regressed, score_of
+from stages.store import find_bundle
 
 REPORTS = Path("data/reports")
 
@@ -37,18 +39,20 @@ class Scored:
     intervals: dict[str, dict[str, Interval]]
     drawn: dict[str, dict[str, Array]]
     units: str
+    confidence: float
 
-    def difference(self, metric: str, other: str, confidence: float) -> Interval:
-        """Candidate minus the other, on the same rows."""
-        ours, theirs = self.intervals["candidate"][metric].value, self.intervals[other][metric].value
-        value = math.nan if ours is None or theirs is None else ours - theirs
-        return interval(value, self.drawn["candidate"][metric] - self.drawn[other][metric], confidence)
+    def between(self, metric: str, combined: Callable[..., Array], *others: str) -> Interval:
+        """What `combined` makes of the candidate's metric and that of the others, on the same rows."""
+        models = ("candidate", *others)
+        values = [self.intervals[model][metric].value for model in models]
+        value = combined(*(math.nan if figure is None else figure for figure in values))
+        return interval(float(value), combined(*(self.drawn[model][metric] for model in models)), self.confidence)
 
 
 def main() -> None:
     started = time.perf_counter()
     config = load_config("evaluate")
-    check_metrics(config.evaluate.metrics)
+    check_metrics(config.evaluate.metrics, config.data.task.name)
     findings = evaluate(config, open_bundle(MODEL), MODEL, PREPARED)
     write(findings, REPORTS)
     word, test = worded(config.evaluate.primary), findings.headline.test
@@ -105,16 +109,12 @@ def predictions(model: Model, X: pd.DataFrame, y: Array) -> Predictions:
 
 def dummy(signature: Signature, train_y: Array, y: Array) -> Predictions:
     """The floor: what one says of a row without a look at it, the shares of the classes (or the mean) in training."""
-    nothing = np.zeros((len(y), 1))
     if signature.classes is None:
-        floor = DummyRegressor(strategy="mean").fit(np.zeros((len(train_y), 1)), train_y)
-        return regressed(y, floor.predict(nothing))
-    known = list(signature.classes)
-    kind = "object" if isinstance(known[0], str) else "int64"
-    floor = DummyClassifier(strategy="prior").fit(np.zeros((len(train_y), 1)), np.asarray(train_y, dtype=kind))
-    scores = np.zeros((len(y), len(known)))
-    scores[:, [known.index(label) for label in floor.classes_.tolist()]] = floor.predict_proba(nothing)
-    return classified(y, floor.predict(nothing), scores, known)
+        return regressed(y, np.full(len(y), np.mean(train_y)))
+    labels = np.asarray(train_y, dtype="object")
+    shares = np.array([np.mean(labels == label) for label in signature.classes])
+    said = np.array([signature.classes[int(shares.argmax())]] * len(y), dtype="object")
+    return classified(y, said, np.tile(shares, (len(y), 1)), signature.classes)
 
 
 def _train_y(config: Config, prepared: Path) -> Array:
@@ -122,23 +122,19 @@ def _train_y(config: Config, prepared: Path) -> Array:
 
 
 def score(contestants: dict[str, Predictions], metrics: tuple[str, ...], test: Split, config: Config) -> Scored:
-    """Every metric of every model, over the same resamples."""
+    """Every metric of every model, over the same resamples; the primary one, which decides, over more of them."""
     asked = config.evaluate
     units, unit = units_of(None if test.time is None else test.time.to_numpy(), len(test))
-    scores = {f"{model} {name}": score_of(name, p) for model, p in contestants.items() for name in metrics}
-    drawn = draws(scores, units, asked.resamples, config.seed)
     rows = np.ones(len(test))
-    return Scored(
-        {
-            model: {
-                name: interval(scores[f"{model} {name}"](rows), drawn[f"{model} {name}"], asked.confidence)
-                for name in metrics
-            }
-            for model in contestants
-        },
-        {model: {name: drawn[f"{model} {name}"] for name in metrics} for model in contestants},
-        unit,
-    )
+    intervals: dict[str, dict[str, Interval]] = {model: {} for model in contestants}
+    drawn: dict[str, dict[str, Array]] = {model: {} for model in contestants}
+    for name in metrics:
+        resamples = enough(asked.confidence, asked.resamples) if name == asked.primary else asked.resamples
+        scores = {model: score_of(name, predicted) for model, predicted in contestants.items()}
+        for model, values in draws(scores, units, resamples, config.seed).items():
+            drawn[model][name] = values
+            intervals[model][name] = interval(scores[model](rows), values, asked.confidence)
+    return Scored(intervals, drawn, unit, asked.confidence)
 
 
 def score_all(p: Predictions, metrics: tuple[str, ...]) -> dict[str, float | None]:
@@ -154,18 +150,27 @@ def _others(scored: Scored, name: str) -> tuple[float | None, float | None]:
 
 def verdict(config: Config, scored: Scored, obstacle: str | None) -> Verdict:
     """The gate's verdict on the primary metric."""
-    primary, confidence = config.evaluate.primary, config.evaluate.confidence
-    has_champion = "champion" in scored.intervals
+    primary, margin = config.evaluate.primary, config.evaluate.gate.margin
+    figures = {model: intervals[primary] for model, intervals in scored.intervals.items()}
+    over_champion = room = None
+    if "champion" in figures:
+
+        def left(candidate: Array, champion: Array, dummy: Array) -> Array:
+            return np.asarray(candidate - champion + margin * np.maximum(champion - dummy, 0))
+
+        over_champion = scored.between(primary, np.subtract, "champion")
+        room = scored.between(primary, left, "champion", "dummy")
     contest = Contest(
         primary,
-        scored.intervals["candidate"][primary],
-        scored.intervals["dummy"][primary],
-        scored.difference(primary, "dummy", confidence),
-        scored.intervals["champion"][primary] if has_champion else None,
-        scored.difference(primary, "champion", confidence) if has_champion else None,
+        figures["candidate"],
+        figures["dummy"],
+        scored.between(primary, np.subtract, "dummy"),
+        figures.get("champion"),
+        over_champion,
+        room,
         obstacle,
     )
-    return judge(contest, config.evaluate.gate.margin)
+    return judge(contest, margin)
 
 
 def _champion(config: Config, candidate: Signature, test: Split) -> tuple[Predictions | None, str | None]:
@@ -173,13 +178,10 @@ def _champion(config: Config, candidate: Signature, test: Split) -> tuple[Predic
     md5 = config.evaluate.gate.champion
     if md5 is None:
         return None, None
-    path = find_bundle(md5)
-    if path is None:
-        raise ModelError(
-            f"evaluate.gate.champion: the bundle {md5} is neither data/model nor in DVC's cache; "
-            "`dvc pull` (or `dvc fetch --all-commits`) brings it, or set it to null"
-        )
-    model = open_bundle(path)
+    try:
+        model = open_bundle(find_bundle(md5))
+    except ModelError as error:
+        raise ModelError(f"evaluate.gate.champion: {error}; or set it to null") from None
     reason = misfit(model.signature, candidate, test.X)
     if reason is None:
         return predictions(model, test.X, test.y), None
@@ -225,12 +227,12 @@ def write(findings: Findings, folder: Path) -> None:
     pictures = draw(findings.points, setting)
     with replacing(folder / "evaluate") as plots:
         for name, points in findings.points.items():
-            write_json(plots / f"{name}.json", points)
-        write_json(plots / "slices.json", [part.tree() for part in findings.slices])
+            (plots / f"{name}.json").write_text(report_text(points), encoding="utf-8")
+        (plots / "slices.json").write_text(report_text([part.tree() for part in findings.slices]), encoding="utf-8")
         for name, picture in pictures.items():
             (plots / f"{name}.png").write_bytes(picture.png)
-    write_json(folder / "gate.json", findings.verdict.tree())
-    write_json(folder / "metrics.json", findings.tree())
+    write_atomically(folder / "gate.json", report_text(findings.verdict.tree()))
+    write_atomically(folder / "metrics.json", report_text(findings.tree()))
     write_atomically(folder / "report.html", page(findings, pictures))
 
 

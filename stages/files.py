@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """A fresh folder to write into; it takes the place of `path` only when the block ends without an error.
 
     What a killed run left beside `path` is cleared first: its draft removed, the old folder put back where it was
-    killed between the two renames. Raises PinwerkError for a full disk and the like; what was there is kept.
+    killed between the two renames. Raises PinwerkError for every error of the system, also one of what the block reads;
+    what was there is kept.
     """
     lock = -1
     try:
@@ -43,11 +45,23 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not path.exists():
             old.rename(path)
-        raise PinwerkError(f"{path}: could not be written ({_why(error)}); what was there is kept") from None
+        raise PinwerkError(_told(error, path, (path, draft, old))) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         if lock >= 0:
             os.close(lock)
+
+
+def _told(error: OSError, path: Path, ours: Sequence[Path]) -> str:
+    """An error of the system while `path` was written. It may be of another file, which the block read."""
+    for name in (error.filename, error.filename2):
+        if isinstance(name, (str, bytes)) and not any(_within(Path(os.fsdecode(name)), one) for one in ours):
+            return f"{os.fsdecode(name)}: {_why(error)}; {path} is kept as it was"
+    return f"{path}: could not be written ({_why(error)}); what was there is kept"
+
+
+def _within(file: Path, folder: Path) -> bool:
+    return file.absolute().is_relative_to(folder.absolute())
 
 
 def _why(error: OSError) -> str:
@@ -68,6 +82,16 @@ def _clear_remains(path: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(lock)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, until the block or the process ends. Raises BlockingIOError where another process holds it."""
+    lock = _locked(folder)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _locked(folder: Path) -> int:
@@ -97,8 +121,28 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, tree: Any) -> None:
-    """Write JSON with the same bytes for the same content."""
-    path.write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write JSON with the same bytes for the same content, every digit kept."""
+    path.write_text(_json(tree), encoding="utf-8")
+
+
+def report_text(tree: Any) -> str:
+    """A report as JSON for others to read: ten digits (those beyond vary with the number of threads), and null for
+    infinity and NaN, which JSON does not have."""
+    return _json(_rounded(tree))
+
+
+def _json(tree: Any) -> str:
+    return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.10g}") if math.isfinite(value) else None
+    return value
 
 
 def write_atomically(path: Path, text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError
+from stages.files import read_json
+from stages.versions import differing, versions
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -41,6 +44,15 @@ TRUSTED_TYPES = (
     "xgboost.core.Booster",
 )
 
+ORIGIN = "provenance.json"
+OPENING = (  # what answers from the file, where the file names the module
+    (b'"sklearn.', "scikit-learn"),
+    (b'"numpy', "numpy"),
+    (b'"lightgbm.', "lightgbm"),
+    (b'"xgboost.', "xgboost-cpu"),
+    (b'"xgboost.', "xgboost"),
+)
+
 
 def trusted(name: str) -> bool:
     """Whether a file may name this type: one listed, an estimator of a trusted library, or a function that computes."""
@@ -63,21 +75,43 @@ def trusted(name: str) -> bool:
 
 
 def load_pipeline(path: Path) -> Pipeline:
-    """Read a skops file, refusing every type that is not trusted. Raises ModelError."""
+    """Read a skops file, refusing every type that is not trusted. Raises ModelError.
+
+    Warns where the bundle beside it was made with other versions of what the pipeline is made of.
+    """
     import skops.io as sio
+    from sklearn.exceptions import InconsistentVersionWarning
 
     try:
         found = sio.get_untrusted_types(file=path)
         strange = [name for name in found if not trusted(name)]
         if strange:
             raise ModelError(f"{path}: holds types that are not trusted: {', '.join(strange)}; it is not loaded")
-        return sio.load(path, trusted=found)
+        with warnings.catch_warnings():
+            if path.with_name(ORIGIN).is_file():  # then it is said below, once, and not for each tree
+                warnings.simplefilter("ignore", InconsistentVersionWarning)
+            pipeline = sio.load(path, trusted=found)
     except ModelError:
         raise
     except Exception as error:  # zip, JSON and numpy errors of a damaged file
         raise ModelError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); `dvc checkout` restores it"
         ) from None
+    _warn_of_other_versions(path)
+    return pipeline
+
+
+def _warn_of_other_versions(path: Path) -> None:
+    origin = path.with_name(ORIGIN)
+    if not origin.is_file():
+        return
+    made, here = read_json(origin).get("libraries", {}), versions()
+    with zipfile.ZipFile(path) as file:
+        schema = file.read("schema.json")
+    used = [name for module, name in OPENING if module in schema and name in made and name in here]
+    apart = differing({name: made[name] for name in used}, {name: here[name] for name in used})
+    if apart:
+        warnings.warn(f"{path}: made with {apart}; its answers may not be those that were tested", stacklevel=3)
 
 
 def dump_pipeline(pipeline: Pipeline, path: Path) -> None:

@@ -24,7 +24,7 @@ import fsspec
 from stages.config import Table, load_config, nearest
 from stages.errors import DataError, run_stage
 from stages.files import replacing
-from stages.tables import SqlError, call, connect, first_line, full_disk, naive, write_parquet
+from stages.tables import STREAMING, SqlError, call, connect, first_line, full_disk, naive, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -153,7 +153,7 @@ def _from_file(name: str, table: Table, path: Path, out: Path) -> int:
     options = dict(table.read)
     if kind == "csv":
         options.setdefault("sample_size", -1)  # types from all rows: a sample can be wrong later in the file
-    with connect() as con:
+    with connect(STREAMING) as con:
         try:
             return write_parquet(con, naive(con, call(_READERS[kind], path, options)), out)
         except SqlError as error:

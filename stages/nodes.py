@@ -1,8 +1,14 @@
-"""Nodes of conf/ (`_target_` and arguments): check them before anything runs, and build them with Hydra."""
+"""Nodes of conf/ (`_target_` and arguments): check them before anything runs, and build them with Hydra.
+
+conf/ says what, it is no program: a node is an object that computes on arrays, or it is refused (docs/adr/0001). So a
+name is allowed for what it names, never for its prefix alone: sklearn.utils._testing.check_output is subprocess's.
+"""
 
 from __future__ import annotations
 
 import inspect
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,17 +19,27 @@ from stages.errors import ConfigError
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
+PASSED = (  # handed to make_scorer with `_partial_: true`; an estimator that held such a one could not be read back
+    "sklearn.metrics.fbeta_score",
+    "sklearn.metrics.mean_pinball_loss",
+    "sklearn.metrics.mean_tweedie_deviance",
+)
+CALLED = ("sklearn.metrics.make_scorer",)
+NO_LIBRARY = {"conf", "data", "test", *sys.stdlib_module_names}
+"""Of these no module is imported, whatever train.targets says: a Python file in conf/ would run."""
+
 _OWN_KEYS = {"_target_", "_args_", "_partial_", "_convert_", "_recursive_"}
+_PUBLIC = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 
 
 def build(node: Node, targets: Sequence[str]) -> Any:
-    """The object that a node describes. Raises ConfigError for a `_target_` outside the allowed module prefixes."""
+    """The object that a node describes. Raises ConfigError for a `_target_` that may not be used."""
     from hydra.utils import instantiate
 
-    said = _hidden("node", node)
+    said = [*_hidden("node", node), *_caches("node", node)]
     for path, inner in walk(node, ("node",)):
-        found = _located(inner["_target_"], targets)
-        said += [f"{'.'.join(path)}._target_: {found}"] if isinstance(found, str) else []
+        found = _located(inner, targets)
+        said += [f"{'.'.join(path)}.{found}"] if isinstance(found, str) else []
     if said:
         raise ConfigError(several(said))
     return instantiate(node, _convert_="all")
@@ -63,12 +79,12 @@ def walk(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...
 
 def problems(group: str, tree: Any, targets: Sequence[str]) -> list[str]:
     """What is wrong with the nodes of a config group, a sentence each; nothing is fitted."""
-    found = _hidden(group, tree)
+    found = [*_hidden(group, tree), *_caches(group, tree)]
     for path, node in walk(tree, (group,)):
         where = ".".join(path)
-        kind = _located(node["_target_"], targets)
+        kind = _located(node, targets)
         if isinstance(kind, str):
-            found.append(f"{where}._target_: {kind}")
+            found.append(f"{where}.{kind}")
             continue
         found += [f"{where}.{problem}" for problem in _argument_problems(kind, node)]
     return found
@@ -98,28 +114,79 @@ def _hidden(path: str, tree: Any) -> list[str]:
     return []
 
 
-def _located(target: object, targets: Sequence[str]) -> Any:
-    """The class or function, or a sentence why there is none that may be used.
+def _caches(path: str, tree: Any) -> list[str]:
+    """Folders of joblib's cache, also among the values of a search: it holds pickles, and a pickle can run anything."""
+    if isinstance(tree, dict):
+        said = [
+            f"{path}.{key}: a cache is read as pickles, which can run commands; leave it null"
+            for key, value in tree.items()
+            if str(key).rpartition("__")[2] == "memory" and value is not None
+        ]
+        return said + [line for key, value in tree.items() for line in _caches(f"{path}.{key}", value)]
+    if isinstance(tree, (list, tuple)):
+        return [line for index, value in enumerate(tree) for line in _caches(f"{path}.{index}", value)]
+    return []
+
+
+def _located(node: Node, targets: Sequence[str]) -> Any:
+    """What a node's `_target_` names, or the key and a sentence why that may not be used.
 
     Only an attribute of a module counts, and both its name and the module that defines it must be allowed: otherwise
     `sklearn.datasets._base.os.system` would reach out of scikit-learn through what that imports.
     """
+    target = node["_target_"]
+    kind = _named(target, targets)
+    if isinstance(kind, str):
+        return f"_target_: {kind}"
+    partial = node.get("_partial_", False)
+    if target in PASSED:
+        return kind if partial is True else f"_partial_: {target} is handed on, not called; say `_partial_: true`"
+    if not (_builds(kind) or target in CALLED):
+        return (
+            f"_target_: {target!r} is no estimator, transformer, splitter, kernel or distribution, nor one of "
+            f"{', '.join((*CALLED, *PASSED))}; conf/ can build nothing else"
+        )
+    return f"_partial_: {target} is built, not handed on; leave it out" if partial is not False else kind
+
+
+def _named(target: object, targets: Sequence[str]) -> Any:
+    """The attribute of a module, or a sentence why there is none that may be looked at."""
     if not isinstance(target, str) or not _allowed(target, targets):
         return f"{target!r} is outside {_allowed_are(targets)}"
+    if not _PUBLIC.fullmatch(target):
+        return f"{target!r} is no public name, MODULE.CLASS with no part that begins with `_`"
     module, _, name = target.rpartition(".")
-    if not module:
-        return f"{target!r} is a module; name a class or function in it"
+    if module.partition(".")[0] in NO_LIBRARY:
+        return f"{target!r} is in no library of estimators; Python's own modules, conf/ and data/ have none"
     try:
         found = import_module(module)
-    except ImportError as error:
+        kind = getattr(found, name, None)
+    except Exception as error:  # whatever a module of one's own raises when it is imported
         return f"{target!r} cannot be imported ({error})"
-    if not hasattr(found, name):
+    if kind is None:
         return f"{module} has no {name!r}{nearest(name, vars(found))}"
-    kind = getattr(found, name)
-    if not callable(kind):
-        return f"{target!r} is no class or function"
     home = str(getattr(kind, "__module__", None) or type(kind).__module__)
     return kind if _allowed(home, targets) else f"{target!r} comes from {home}, outside {_allowed_are(targets)}"
+
+
+def _builds(kind: Any) -> bool:
+    """Whether a call of it makes an object and does nothing else."""
+    if not inspect.isclass(kind):
+        from scipy.stats import rv_continuous, rv_discrete
+
+        return isinstance(kind, (rv_continuous, rv_discrete))
+    from sklearn.base import BaseEstimator
+
+    splits = all(inspect.isfunction(getattr(kind, method, None)) for method in ("split", "get_n_splits"))
+    return splits or issubclass(kind, BaseEstimator) or _is_kernel(kind)
+
+
+def _is_kernel(kind: type) -> bool:
+    if not kind.__module__.startswith("sklearn.gaussian_process."):
+        return False
+    from sklearn.gaussian_process.kernels import Kernel
+
+    return issubclass(kind, Kernel)
 
 
 def _allowed(name: str, targets: Sequence[str]) -> bool:

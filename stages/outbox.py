@@ -6,43 +6,36 @@ Delivery is a process of its own (`python -m stages.tracking one`), so that it c
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import signal
-import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-from stages.bundle import bundle_md5
+from stages.address import masked, reached, root, shown
+from stages.bundle import bundle_md5, file_md5
 from stages.config import Tracking
 from stages.errors import ModelError, PinwerkError, TrackingError
-from stages.files import replacing, write_json
+from stages.files import replacing, write_atomically, write_json
 
 FILES = "files"
 BUNDLE = "bundle"
 RECORD = "record.json"
+DELIVERED = "delivered"
 ABANDONED = 3600  # seconds after which a draft is what a killed process left
+ELSEWHERE = ("git.", "dvc.", "mlflow.")  # tags that say where an execution took place, not what it was
+# by hand nobody waits: seconds for one record and one request, instead of tracking.deadline and tracking.timeout
+PATIENCE, SLOWEST = 300, 60
 LONGEST_REASON = 300  # characters
-
-# where MLflow's SQLite store keeps absolute places
-PLACES = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "storage_location"),
-)
 
 
 @dataclass(frozen=True)
@@ -70,18 +63,19 @@ class Delivered:
     version: int
 
 
-def new_id() -> str:
-    """A name of its own for a record; a run that carries it is never made twice."""
-    return uuid.uuid4().hex
+def content_id(record: Record, files: Iterable[Path]) -> str:
+    """The id that a record should have: it follows from what is recorded, and not from when, where or at which commit.
+
+    So an execution that is recorded again, after a kill or in another place, is the same run.
+    """
+    held = {name: value for name, value in asdict(record).items() if name not in ("id", "time", "name")}
+    held["tags"] = {key: value for key, value in record.tags.items() if not key.startswith(ELSEWHERE)}
+    held["files"] = {path.name: bundle_md5(path) if path.is_dir() else file_md5(path) for path in files}
+    return hashlib.md5(json.dumps(held, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 
 def now() -> int:
     return int(time.time() * 1000)
-
-
-def root() -> Path:
-    """The real repository's root, also from inside a temporary folder of a DVC experiment."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
 def outbox() -> Path:
@@ -92,23 +86,37 @@ def outbox() -> Path:
 def put(record: Record, files: Iterable[Path], bundle: Path) -> Path:
     """Write the record, a copy of each file or folder, and the bundle into the outbox in one step; its folder.
 
-    Raises TrackingError for a full disk and the like.
+    One that waits there already is left alone: it may be on its way. Raises TrackingError for a full disk and the like.
     """
     target = outbox() / record.id
     _clear_abandoned()
     try:
-        with replacing(target) as folder:
-            (folder / FILES).mkdir()
-            for path in files:
-                _copy(path, folder / FILES / path.name)
-            _copy(bundle, folder / BUNDLE)
-            write_json(folder / RECORD, asdict(record))
+        with alone(outbox()):
+            if not _whole(target):
+                _write(target, record, files, bundle)
     except ModelError:
         raise
-    except PinwerkError as error:
+    except (OSError, PinwerkError) as error:
         said = str(error).removesuffix("; what was there is kept")
         raise TrackingError(f"{said}: the run would go unrecorded; make room and `dvc repro` again") from None
     return target
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        take(folder)
+    except TrackingError:
+        return False
+    return True
+
+
+def _write(target: Path, record: Record, files: Iterable[Path], bundle: Path) -> None:
+    with replacing(target) as folder:
+        (folder / FILES).mkdir()
+        for path in files:
+            _copy(path, folder / FILES / path.name)
+        _copy(bundle, folder / BUNDLE)
+        write_json(folder / RECORD, asdict(record))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -119,6 +127,10 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, target)
     except shutil.Error as error:  # a list of them: the first will do
         raise OSError(str(error.args[0][0][2])) from None
+    except OSError as error:
+        if error.filename2 is None:
+            raise
+        raise OSError(error.errno, error.strerror, error.filename2) from None  # it is named after its source
 
 
 def _clear_abandoned() -> None:
@@ -155,11 +167,24 @@ def _age(folder: Path) -> tuple[float, str]:
         return 0.0, folder.name
 
 
-def forget(folder: Path) -> None:
-    """Remove a delivered record; record.json last, so that one half removed still counts as waiting."""
+def settle(folder: Path, done: Delivered) -> None:
+    """Note where a record went and remove it; record.json last, so that one half removed still counts as waiting."""
+    write_atomically(_note(folder.name), json.dumps(asdict(done), indent=1) + "\n")
     for part in (FILES, BUNDLE):
         shutil.rmtree(folder / part, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def went(id: str) -> Delivered | None:
+    """Where the record with this id went; None while it waits, and where another machine has delivered it."""
+    try:
+        return Delivered(**json.loads(_note(id).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _note(id: str) -> Path:
+    return outbox() / DELIVERED / f"{id}.json"
 
 
 def lock() -> Path:
@@ -190,7 +215,9 @@ def deliver(folder: Path, tracking: Tracking, seconds: float) -> Delivered:
     """
     try:
         with tempfile.TemporaryDirectory(prefix="pinwerk-") as scratch:
-            code, out, err = _run_apart(["one", str(folder), str(seconds)], Path(scratch), seconds)
+            code, out, err = _run_apart(
+                ["one", str(folder), str(seconds), str(tracking.timeout)], Path(scratch), seconds
+            )
     except subprocess.TimeoutExpired:
         raise TrackingError(f"{shown(tracking)} did not take the record within {seconds:g} s") from None
     except OSError as error:
@@ -201,6 +228,31 @@ def deliver(folder: Path, tracking: Tracking, seconds: float) -> Delivered:
         raise TrackingError(reason if shown(tracking) in reason else f"{shown(tracking)}: {reason}")
     tree: dict[str, Any] = json.loads(out.splitlines()[-1])
     return Delivered(**tree)
+
+
+def deliver_all(tracking: Tracking) -> None:
+    """Deliver what waits, one after the other; raises TrackingError at the end where some could not be."""
+    if tracking.mode == "off":
+        raise TrackingError("conf/tracking: mode is off; choose tracking: embedded or server in conf/config.yaml")
+    waiting = queued()
+    if not waiting:
+        print(f"tracking: nothing waits in {outbox()}")
+        return
+    reached(tracking)
+    patient = tracking.model_copy(update={"timeout": max(SLOWEST, tracking.timeout)})
+    failed = 0
+    for folder in waiting:
+        try:
+            take(folder)
+            done = deliver(folder, patient, PATIENCE)
+        except TrackingError as error:
+            if folder.exists():
+                failed += 1
+                print(f"error: {folder.name[:8]}: {error}", file=sys.stderr, flush=True)
+            continue  # another process has delivered it meanwhile
+        print(f"tracking: {folder.name[:8]} → run {done.run_id}, {done.model} version {done.version}", flush=True)
+    if failed:
+        raise TrackingError(f"{failed} of {len(waiting)} records were not delivered; they stay in {outbox()}")
 
 
 def _run_apart(args: list[str], scratch: Path, seconds: float) -> tuple[int, str, str]:
@@ -224,58 +276,3 @@ def _run_apart(args: list[str], scratch: Path, seconds: float) -> tuple[int, str
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     return code, out.read_text(encoding="utf-8", errors="replace"), err.read_text(encoding="utf-8", errors="replace")
-
-
-def follow(tracking: Tracking) -> None:
-    """Tell the embedded store where it is now: a repository that was moved or copied would write to the old place."""
-    store, here = root() / "mlflow.db", (root() / "mlartifacts").as_uri()
-    if tracking.mode != "embedded" or not store.exists():
-        return
-    with closing(sqlite3.connect(store, timeout=60)) as db, db:
-        tables = {name for (name,) in db.execute("select name from sqlite_master where type = 'table'")}
-        if "experiments" not in tables:
-            return
-        query = "select distinct artifact_location from experiments where artifact_location like 'file://%/mlartifacts'"
-        for (old,) in db.execute(query).fetchall():
-            for table, column in PLACES if old != here else ():
-                moved = (
-                    f"update {table} set {column} = ? || substr({column}, ?) where substr({column} || '/', 1, ?) = ?"
-                )
-                db.execute(moved, (here, len(old) + 1, len(old) + 1, f"{old}/"))
-
-
-def reached(tracking: Tracking) -> None:
-    """Raise TrackingError at once where nobody listens: a look costs less than importing mlflow."""
-    try:
-        parts = urlsplit(tracking.uri or "")
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-        host = parts.hostname
-    except ValueError as error:
-        raise TrackingError(f"{shown(tracking)} is no address ({error}); correct tracking.uri") from None
-    if port is None or not host or (parts.scheme in getproxies() and not proxy_bypass(host)):
-        return  # a database, a service known by name, or behind a proxy
-    try:
-        with socket.create_connection((host, port), timeout=tracking.timeout):
-            return
-    except OSError as error:
-        raise TrackingError(f"{shown(tracking)} cannot be reached ({error.strerror or error})") from None
-
-
-def shown(tracking: Tracking) -> str:
-    """The store as messages name it, without user and password."""
-    if tracking.uri is None:
-        return "the embedded store"
-    scheme, mark, rest = tracking.uri.split("?", 1)[0].rpartition("://")
-    return f"the tracking server {scheme}{mark}{rest.rpartition('@')[2]}"
-
-
-def masked(text: str, tracking: Tracking) -> str:
-    """Text without what is secret in the URI and the environment."""
-    secrets = [os.environ.get("MLFLOW_TRACKING_PASSWORD"), os.environ.get("MLFLOW_TRACKING_TOKEN")]
-    with suppress(ValueError):
-        parts = urlsplit(tracking.uri or "")
-        secrets.append(parts.password)
-        text = text.replace(f"{parts.username}:{parts.password}@", "")
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***").replace(unquote(secret), "***")
-    return text

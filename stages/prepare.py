@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.config import Config, Data, load_config, nearest
+from stages.contract import FLOATS, WHOLE, breach, in_text, misfits, typed
 from stages.contract import RAW as RAW_TEXT
-from stages.contract import breach, in_text, misfits, typed
 from stages.errors import DataError, run_stage
 from stages.files import replacing, write_atomically
 from stages.profile import profile
@@ -27,6 +27,7 @@ from stages.tables import (
     literal,
     one_select,
     out_of_memory,
+    varying,
     view_tables,
     write_parquet,
 )
@@ -70,11 +71,12 @@ def prepare(config: Config, query: str, out: Path, raw: Path = RAW) -> dict[str,
     config names, for too many quarantined rows, for a leak, for a split that cannot be trained or tested on.
     """
     data = config.data
-    with replacing(out) as folder, connect(config.engine) as con:
+    with replacing(out) as folder, connect(config.engine, only=(raw, folder)) as con:
         view_tables(con, {name: raw / f"{name}.parquet" for name in data.tables})
         select = one_select(con, query, data.query)
+        _repeatable(con, data, select)
         try:
-            counts = _part(con, data, select, config.seed, folder)
+            counts = _part(con, data, select, folder)
             splits = {name: profile(con, data, folder / f"{name}.parquet") for name in SPLITS}
         except SqlError as error:
             full_disk(error)
@@ -88,12 +90,23 @@ def prepare(config: Config, query: str, out: Path, raw: Path = RAW) -> dict[str,
     return report
 
 
-def _part(con: Connection, data: Data, query: str, seed: int, folder: Path) -> dict[str, Any]:
+def _repeatable(con: Connection, data: Data, query: str) -> None:
+    """Raise DataError where the query calls what gives another answer each time: DVC could not see it change."""
+    found = varying(con, query)
+    if found:
+        raise DataError(
+            f"{data.query}: {', '.join(found)}: gives another answer each time, and DVC cannot watch that; for a "
+            "moment take a column or a date such as data.as_of, for chance a hash of the key"
+        )
+
+
+def _part(con: Connection, data: Data, query: str, folder: Path) -> dict[str, Any]:
     """Run the query once and write every row to exactly one file, in one order; how many went aside."""
     found = _yielded(con, data, query)
     names = ", ".join(identifier(name) for name in found)
     copy_parquet(con, f"select {names} from (\n{query}\n)", folder / YIELDED)
-    copy_parquet(con, _judged(data, found, seed, folder), folder / JUDGED)
+    found |= _whole_classes(con, data, found, folder)
+    copy_parquet(con, _judged(data, found, folder), folder / JUDGED)
     judged = f"read_parquet({literal(str(folder / JUDGED))})"
     ((total,),) = con.execute(f"select count(*) from {judged}").fetchall()
     text = in_text(data, found)
@@ -119,20 +132,35 @@ def _part(con: Connection, data: Data, query: str, seed: int, folder: Path) -> d
     }
 
 
-def _judged(data: Data, found: dict[str, str], seed: int, folder: Path) -> str:
+def _whole_classes(con: Connection, data: Data, found: dict[str, str], folder: Path) -> dict[str, str]:
+    """The type of a target of classes that came as floats because some are missing."""
+    target = data.columns.target
+    if data.task.name == "regression" or found[target] not in FLOATS:
+        return {}
+    column, path = identifier(target), literal(str(folder / YIELDED))
+    ((whole,),) = con.execute(
+        f"select bool_and(isnan({column}) or ({column} = floor({column}) and abs({column}) < 1e15)) "
+        f"from read_parquet({path})"
+    ).fetchall()
+    return {target: WHOLE} if whole else {}
+
+
+def _judged(data: Data, found: dict[str, str], folder: Path) -> str:
     """A select of the rows as the query yielded them: typed, in order, with what breaks the contract and their part."""
     columns = ", ".join(typed(data, name, kind) for name, kind in found.items())
     raw = "".join(f", {identifier(name)} as {identifier(RAW_TEXT + name)}" for name in in_text(data, found))
     rows = f"select {columns}{raw} from read_parquet({literal(str(folder / YIELDED))})"
     reasoned = f"select *, {breach(data, found)} as pinwerk_reason from ({rows})"
-    drawn = f"select *, {unit(data, seed)} as pinwerk_u from ({reasoned})"
+    drawn = f"select *, {unit(data)} as pinwerk_u from ({reasoned})"
+    falls = side(data.split, data.as_of, data.columns.time)
+    # what is not labelled yet says nothing about a model, but a lot about the world: drift watches it
     part = (
         f"case when pinwerk_reason is not null then 'quarantine' when {identifier(data.columns.target)} is null "
-        f"then 'unlabelled' else {side(data.split, data.as_of, data.columns.time)} end"
+        f"and ({falls}) is distinct from 'current' then 'unlabelled' else {falls} end"
     )
     # time, key and the rest, what text said included: one order for the same rows, whatever the number of threads
     names = dict.fromkeys([*data.columns.key, *found, *(RAW_TEXT + name for name in in_text(data, found))])
-    ordered = ", ".join([order(data, seed), *(identifier(name) for name in names)])
+    ordered = ", ".join([order(data), *(identifier(name) for name in names)])
     return f"select * exclude (pinwerk_u), {part} as pinwerk_part from ({drawn}) order by {ordered}"
 
 
@@ -234,7 +262,7 @@ def _without_leaks(con: Connection, config: Config, query: str, folder: Path) ->
 
     data = config.data
     train = split_of(_sampled(con, folder / "train.parquet"), data.columns, data.task)
-    leaks = find_telling_columns(train.X, train.y, data.task.name, limit=data.leakage.limit, seed=config.seed)
+    leaks = find_telling_columns(train.X, train.y, data.task.name, limit=data.leakage.limit, seed=data.split.seed)
     late = {name: table.known_late for name, table in data.tables.items() if table.known_late}
     c, seen = data.columns, f"read_parquet({literal(str(folder / YIELDED))})"
     if late and c.time is not None:

@@ -1,48 +1,47 @@
-"""Where a bundle comes from: commit, data, parameters, library versions. Nothing in it changes from run to run."""
+"""Where a bundle comes from. Only what determines it: equal models have one md5, wherever and whenever they are made.
+
+Which commit and which experiment that was is not in the bundle: Git's history of dvc.lock and the MLflow run say it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import platform
 import subprocess
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.bundle import bundle_md5
-
-LIBRARIES = (
-    "scikit-learn",
-    "numpy",
-    "scipy",
-    "pandas",
-    "skops",
-    "onnx",
-    "onnxruntime",
-    "lightgbm",
-    "xgboost-cpu",
-    "xgboost",
-)
+from stages.bundle import bundle_md5, file_md5
 
 
-def provenance(params: dict[str, Any], data: Sequence[Path], code: Sequence[str]) -> dict[str, Any]:
-    """What determined the bundle: the stage's own parameters, the md5 of each data folder (DVC's), Git and versions.
+def provenance(
+    params: dict[str, Any], data: Sequence[Path], code: Iterable[str], versions: dict[str, str]
+) -> dict[str, Any]:
+    """What determined the bundle: the stage's own parameters, the md5 of each data folder (DVC's), code and versions.
 
-    The MLflow run is not in here: it is made when the bundle is done; the run carries the bundle's md5 as a tag.
+    code: files and folders of our own that the stage runs.
     """
     return {
         "params": params,
         "data": {path.as_posix(): bundle_md5(path) for path in data},
-        "git": git_state(code),
-        "python": platform.python_version(),
-        "libraries": _versions(),
+        "code": code_md5(code),
+        "python": versions["python"],
+        "libraries": {name: found for name, found in versions.items() if name != "python"},
     }
 
 
-def git_state(code: Sequence[str] = ()) -> dict[str, Any]:
-    """The commit, whether the code differs from it, and the DVC experiment; nulls outside a Git repository."""
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *code)
+def code_md5(code: Iterable[str]) -> str:
+    """One md5 for files and what is in folders, less what Python caches."""
+    files = {file for path in map(Path, code) for file in (path.rglob("*") if path.is_dir() else [path])}
+    held = {file.as_posix(): file_md5(file) for file in files if file.is_file() and file.suffix != ".pyc"}
+    return hashlib.md5(json.dumps(held, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+
+
+def git_state(paths: Sequence[str]) -> dict[str, Any]:
+    """The commit, whether the paths differ from it (new files too), the DVC experiment; nulls where there is no Git."""
+    changed = _git("status", "--porcelain", "--untracked-files=normal", "--", *paths)
     return {
         "commit": os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD"),
         "dirty": None if changed is None else bool(changed),
@@ -56,13 +55,3 @@ def _git(*args: str) -> str | None:
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from stages.bundle import Model, decide, open_bundle
+from stages.bundle import Model, checked_rows, decide, open_bundle
+
+EXAMPLES = 3  # rows of the example
 
 
 class Answering:
@@ -34,6 +36,12 @@ def _column(values: pd.Series[Any] | None, kind: str, rows: int) -> pd.Series[An
         return pd.Series(numbers, dtype="float64")
     words = [""] * rows if values is None else ["" if pd.isna(word) else str(word) for word in values]
     return pd.Series(words, dtype="object")
+
+
+def example(model: Model) -> pd.DataFrame:
+    """A few of the rows that the bundle is checked with, as a client would send them."""
+    rows, _ = checked_rows(model.path, model.signature)
+    return rows[:EXAMPLES].frame(model.signature).replace("", None)
 
 
 def _load_pyfunc(path: str) -> Answering:

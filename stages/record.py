@@ -7,24 +7,26 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stages.address import masked
 from stages.bundle import MODEL, bundle_md5
-from stages.config import Tracking, load_config, read_params
+from stages.config import Tracking, listed_params, load_config, read_params, slice_of
 from stages.errors import TrackingError, run_stage
 from stages.files import read_json, write_atomically
-from stages.outbox import Record, deliver, masked, new_id, now, put
+from stages.outbox import Record, content_id, deliver, now, put
 from stages.provenance import git_state
-from stages.tracking import PATIENCE
 
 REPORTS = Path("data/reports")
 LOCK = Path("dvc.lock")
 RUN = REPORTS / "run.json"
+CODE = ("stages", "conf", "data/source", "dvc.yaml")  # what a commit says about an execution
 LONGEST = 6000  # characters of a parameter's value that MLflow keeps
 FILES = ("report.html", "gate.json", "metrics.json", "drift.json", "profile.json", "evaluate", "drift")
 
@@ -33,30 +35,31 @@ def main() -> None:
     started = time.perf_counter()
     tracking = load_config("record").tracking
     if tracking.mode == "off":
-        _say({"status": "off"})
+        _say(None, None)
         print("record: tracking is off, nothing is kept")
         return
-    record = collected(tracking)
     files = [REPORTS / name for name in FILES if (REPORTS / name).exists()]
-    folder = put(record, [*files, MODEL / "card.md", Path("params.yaml")], MODEL)
+    files += [MODEL / "card.md", Path("params.yaml")]
+    record = collected(tracking, files)
+    folder = put(record, files, MODEL)
+    _say(record.id, record.experiment)
     try:
-        done = deliver(folder, tracking, PATIENCE if tracking.mode == "embedded" else tracking.deadline)
+        done = deliver(folder, tracking, tracking.deadline)
     except TrackingError as error:
-        _say({"status": "queued", "record": record.id})
         print(f"record: kept in {folder}, not delivered: {error}. `make deliver` delivers it later")
         return
-    _say({"status": "delivered", "run_id": done.run_id, "model": done.model, "version": done.version})
     took = time.perf_counter() - started
     print(f"record: run {done.run_id}, {done.model} version {done.version}, in {took:.1f} s → make ui")
 
 
-def _say(tree: dict[str, Any]) -> None:
-    write_atomically(RUN, json.dumps(tree, indent=1) + "\n")
+def _say(record: str | None, experiment: str | None) -> None:
+    """Nothing that a later delivery would change: DVC pins this file. `stages.outbox.went` knows the run."""
+    write_atomically(RUN, json.dumps({"record": record, "experiment": experiment}, indent=1) + "\n")
 
 
-def collected(tracking: Tracking) -> Record:
+def collected(tracking: Tracking, files: Sequence[Path]) -> Record:
     """The execution as the files say it."""
-    params, git = read_params(), git_state(["stages", "conf", "dvc.yaml"])
+    params, git = slice_of(read_params(), listed_params("record")), git_state(CODE)
     gate = read_json(REPORTS / "gate.json")
     metrics = dict(numbers(read_json(REPORTS / "metrics.json")))
     metrics |= {f"drift.{key}": value for key, value in numbers(read_json(REPORTS / "drift.json"))}
@@ -77,8 +80,8 @@ def collected(tracking: Tracking) -> Record:
     logged = {sayable(key): shortened(value) for key, value in flat(params)}
     prepared = locked("prepare").get("data/prepared", "")
     logged["tracking.uri"] = masked(logged["tracking.uri"], tracking)
-    return Record(
-        id=new_id(),
+    record = Record(
+        id="",
         time=now(),
         name=git["experiment"],
         experiment=tracking.experiment,
@@ -89,6 +92,7 @@ def collected(tracking: Tracking) -> Record:
         tags={key: str(value) for key, value in tags.items() if value is not None},
         datasets={f"{params['data']['name']}/{split}": prepared for split in ("train", "test")} if prepared else {},
     )
+    return replace(record, id=content_id(record, files))
 
 
 def locked(*stages: str) -> dict[str, str]:

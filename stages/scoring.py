@@ -23,6 +23,9 @@ Array = npt.NDArray[Any]
 Score = Callable[[Array], float]
 """n weights (0 or more) to the metric; NaN where it is not defined, as an AUC of one class."""
 
+FEW_UNITS = 400
+"""Up to so many units (the days of a year) a table of their pairs is worth its n x units steps."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -65,6 +68,14 @@ def regressed(y: Array, values: Array) -> Predictions:
     return Predictions(np.asarray(y, dtype="float64"), values, values.reshape(-1, 1), None)
 
 
+def grouped(score: Score, units: Array) -> Score:
+    """The score as a function of the weights of units, of which all rows of a unit share one; units: n numbers."""
+    count = int(units.max()) + 1 if len(units) else 0
+    if isinstance(score, _Auc) and count <= min(FEW_UNITS, len(units) // 2):
+        return score.summed(units)
+    return lambda times: score(times[units])
+
+
 def score_of(name: str, predictions: Predictions) -> Score:
     """The scorer of that name, ready for any weights. Raises ConfigError where it is unknown or not for this task."""
     kernels = _REGRESSION if predictions.classes is None else _CLASSIFICATION
@@ -73,17 +84,20 @@ def score_of(name: str, predictions: Predictions) -> Score:
     return _sklearn(name, predictions)
 
 
-def check_metrics(names: Iterable[str]) -> None:
-    """Raise ConfigError for the first name that is no scikit-learn scorer."""
+def written_out(name: str, task: str) -> bool:
+    """Whether the scorer is one of ours, for the task: binary, multiclass or regression."""
+    kernels = _REGRESSION if task == "regression" else _CLASSIFICATION
+    return name in kernels and (name not in _TWO_CLASSES or task == "binary")
+
+
+def unknown_scorer(name: str) -> str | None:
+    """That scikit-learn has no scorer of this name, with the nearest that it has."""
     from sklearn.metrics import get_scorer_names
 
     known = get_scorer_names()
-    for name in names:
-        if name not in known:
-            raise ConfigError(
-                f"evaluate.metrics: {name!r} is no scikit-learn scorer{nearest(name, known)}; "
-                "sklearn.metrics.get_scorer_names() lists them"
-            )
+    if name in known:
+        return None
+    return f"{name!r} is no scikit-learn scorer{nearest(name, known)}; sklearn.metrics.get_scorer_names() lists them"
 
 
 def _mean(loss: Array) -> Score:
@@ -128,6 +142,46 @@ def _auc_by_rank(good: Array, bad: Array) -> float:
     return float(good @ (np.cumsum(bad) - bad / 2) / pairs) if pairs else math.nan
 
 
+class _Auc:
+    """The area under the ROC curve, of several classes the mean of each against the rest."""
+
+    def __init__(self, p: Predictions) -> None:
+        classes = [1] if p.scores.shape[1] == 2 else range(p.scores.shape[1])
+        self._classes = [(p.scores[:, k], p.y == k) for k in classes]
+        self._scores = [_ranked(scores, positive, _auc_by_rank) for scores, positive in self._classes]
+
+    def __call__(self, w: Array) -> float:
+        return float(np.mean([score(w) for score in self._scores]))
+
+    def summed(self, units: Array) -> Score:
+        """The same area from u weights of units: all that it needs of the rows is kept in sums over pairs of units."""
+        tables = [_pairs(scores, positive, units) for scores, positive in self._classes]
+
+        def score(times: Array) -> float:
+            areas = []
+            for right, on, off in tables:
+                pairs = (times @ on) * (times @ off)
+                areas.append(times @ right @ times / pairs if pairs else math.nan)
+            return float(np.mean(areas))
+
+        return score
+
+
+def _pairs(scores: Array, positive: Array, units: Array) -> tuple[Array, Array, Array]:
+    """u x u: the pairs of a positive of one unit and a lower negative of another (a tie is half); positives; negatives.
+
+    An area under the curve of weighted units is a quadratic form of these, whatever the weights.
+    """
+    count = int(units.max()) + 1
+    right = np.empty((count, count))
+    on, of_on = scores[positive], units[positive]
+    for unit in range(count):
+        off = np.sort(scores[~positive & (units == unit)])
+        below = (np.searchsorted(off, on, "left") + np.searchsorted(off, on, "right")) / 2
+        right[:, unit] = np.bincount(of_on, below, count)
+    return right, np.bincount(of_on, minlength=count), np.bincount(units[~positive], minlength=count)
+
+
 def _precision_by_rank(good: Array, bad: Array) -> float:
     hit = np.cumsum(good[::-1])
     seen = hit + np.cumsum(bad[::-1])
@@ -136,9 +190,9 @@ def _precision_by_rank(good: Array, bad: Array) -> float:
     return float(good[::-1] @ np.divide(hit, seen, out=np.zeros_like(hit), where=seen > 0) / hit[-1])
 
 
-def _one_vs_rest(p: Predictions, by_rank: Callable[[Array, Array], float]) -> Score:
+def _average_precision(p: Predictions) -> Score:
     classes = [1] if p.scores.shape[1] == 2 else range(p.scores.shape[1])
-    scores = [_ranked(p.scores[:, k], p.y == k, by_rank) for k in classes]
+    scores = [_ranked(p.scores[:, k], p.y == k, _precision_by_rank) for k in classes]
     return lambda w: float(np.mean([score(w) for score in scores]))
 
 
@@ -208,9 +262,9 @@ def _r2(p: Predictions) -> Score:
 
 _TWO_CLASSES = {"roc_auc", "f1", "precision", "recall"}
 _CLASSIFICATION: dict[str, Callable[[Predictions], Score]] = {
-    "roc_auc": lambda p: _one_vs_rest(p, _auc_by_rank),
-    "roc_auc_ovr": lambda p: _one_vs_rest(p, _auc_by_rank),
-    "average_precision": lambda p: _one_vs_rest(p, _precision_by_rank),
+    "roc_auc": _Auc,
+    "roc_auc_ovr": _Auc,
+    "average_precision": _average_precision,
     "neg_log_loss": _log_loss,
     "neg_brier_score": _brier,
     "accuracy": lambda p: _confusion(p, _accuracy),
@@ -235,8 +289,10 @@ def _sklearn(name: str, p: Predictions) -> Score:
     from sklearn.exceptions import UndefinedMetricWarning
     from sklearn.metrics import get_scorer
 
-    check_metrics([name])
-    scorer, estimator = get_scorer(name), _replaying(p)
+    unknown = unknown_scorer(name)
+    if unknown:
+        raise ConfigError(f"evaluate.metrics: {unknown}")
+    scorer, estimator = get_scorer(name), replaying(p)
 
     def score(w: Array) -> float:
         rows = np.repeat(np.arange(len(p)), w.astype("int64"))
@@ -254,7 +310,8 @@ def _sklearn(name: str, p: Predictions) -> Score:
     return score
 
 
-def _replaying(p: Predictions) -> Any:
+def replaying(p: Predictions, labels_only: bool = False) -> Any:
+    """An estimator that says what was predicted of each row, X being its number; labels_only: no probabilities."""
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
     class Replay(BaseEstimator):  # type: ignore[misc]
@@ -265,6 +322,8 @@ def _replaying(p: Predictions) -> Any:
 
     if p.classes is None:
         return type("ReplayRegressor", (RegressorMixin, Replay), {})()
+    if labels_only:
+        return type("ReplayLabels", (ClassifierMixin, Replay), {})()
 
     class ReplayClassifier(ClassifierMixin, Replay):  # type: ignore[misc]
         def predict_proba(self, X: Array) -> Array:

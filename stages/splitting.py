@@ -8,14 +8,14 @@ from stages.config import Data, Split
 from stages.tables import identifier, literal
 
 
-def unit(data: Data, seed: int) -> str:
+def unit(data: Data) -> str:
     """An SQL expression: a number in [0, 1), the hash of the row's key (of its group; of the whole row where it has
-    no key) and the seed. `stratified` takes the rank of that hash within the class instead, among rows that keep the
-    contract (`pinwerk_reason` is null): exact shares, and a row near a border may move when rows are added."""
+    no key) and data.split.seed. `stratified` takes the rank of that hash within the class instead, among rows that keep
+    the contract (`pinwerk_reason` is null): exact shares, and a row near a border may move when rows are added."""
     split, columns = data.split, data.columns
     if split.by in ("time", "predefined"):
         return "cast(0 as double)"
-    digest = _digest(data, seed, [split.groups] if split.by == "grouped" and split.groups else list(columns.key))
+    digest = _digest(data, [split.groups] if split.by == "grouped" and split.groups else list(columns.key))
     # the first 13 hexadecimal digits: 52 bits, exact in a double
     hashed = f"cast(cast('0x' || substr({digest}, 1, 13) as bigint) as double) / 4503599627370496.0"
     if split.by != "stratified":
@@ -26,18 +26,18 @@ def unit(data: Data, seed: int) -> str:
     )
 
 
-def order(data: Data, seed: int) -> str:
+def order(data: Data) -> str:
     """An SQL expression to order rows by first: time, or else a hash of the row, so that no order of classes or keys
     in the source misleads whoever takes the first or the last rows."""
-    return identifier(data.columns.time) if data.columns.time is not None else _digest(data, seed, [])
+    return identifier(data.columns.time) if data.columns.time is not None else _digest(data, [])
 
 
-def _digest(data: Data, seed: int, names: list[str]) -> str:
+def _digest(data: Data, names: list[str]) -> str:
     """The md5 of the named columns, or of the whole row where none is named, and the seed."""
     columns = data.columns
     names = names or [columns.target, *columns.key, *columns.features, *columns.passthrough]
     parts = ", ".join(f"coalesce(cast({identifier(name)} as varchar), '\\0')" for name in names)
-    return f"md5(concat_ws('\\x1f', {literal(str(seed))}, {parts}))"
+    return f"md5(concat_ws('\\x1f', {literal(str(data.split.seed))}, {parts}))"
 
 
 def side(split: Split, as_of: datetime | None, time: str | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from stages.config import read_params
 from stages.errors import run_stage
 from stages.files import read_json
+from stages.outbox import outbox, went
 from stages.reporting.wording import worded
 
 REPORTS = Path("data/reports")
@@ -19,7 +20,7 @@ def main() -> None:
 
 def summary(params: dict[str, Any], reports: Path) -> str:
     """A dozen lines: headline metric, gate, drift, and the paths and commands to go on with."""
-    metrics, gate, drift = (read_json(reports / f"{name}.json") for name in ("metrics", "gate", "drift"))
+    metrics, gate, drift = (read_json(reports / f"{name}.json") for name in ("metrics", "gate", "drift/columns"))
     primary = params["evaluate"]["primary"]
     words = worded(primary)
     headline = (
@@ -32,16 +33,33 @@ def summary(params: dict[str, Any], reports: Path) -> str:
 {params["data"]["title"]}
   model    {params["model"]["_target_"].rsplit(".", 1)[-1]}: {headline}
   gate     {verdict}
-  drift    {"the current window has drifted" if drift["drifted"] else "none that matters in the current window"}
+  drift    {_drift(drift)}
 
   metrics  dvc metrics show
   report   {reports}/report.html
   drift    {reports}/drift/drift.html
-  record   make ui
+  record   {_recorded(reports)}
   serve    make serve
   try      make exp SET="model=lightgbm", then dvc exp show
 
 Before commands of your own: source .venv/bin/activate"""
+
+
+def _drift(found: dict[str, Any]) -> str:
+    drifted = sum(column["drifted"] for column in found["columns"])
+    said = f"{found['outcome']}, {drifted} of {len(found['columns'])} columns drifted in the current window"
+    return "\n           ".join([said, *found["reasons"]])
+
+
+def _recorded(reports: Path) -> str:
+    """Where the record is by now: run.json only says which it is."""
+    record = read_json(reports / "run.json")["record"]
+    done = went(record) if record else None
+    if done:
+        return f"{done.model} version {done.version}, run {done.run_id}: make ui"
+    if record and (outbox() / record).is_dir():
+        return f"waits in {outbox() / record}: make deliver"
+    return "make ui" if record else "none, tracking is off"
 
 
 if __name__ == "__main__":

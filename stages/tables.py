@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +17,63 @@ import duckdb
 
 from stages.config import Engine
 from stages.errors import ConfigError, DataError
+from stages.files import locked
 
 Connection = duckdb.DuckDBPyConnection
 SqlError = duckdb.Error
 
 SPILL = Path("data/.spill")
+STREAMING = Engine(name="duckdb", memory_limit="1GB", threads=None)
+"""For work that holds no table: it is no parameter of a stage, so that a larger engine takes no new snapshot."""
+
 _END = re.compile(r"\s*;\s*(--[^\n]*\s*)*\Z")
 ROW_GROUP = 122_880  # rows, DuckDB's own
 
 
 @contextmanager
-def connect(engine: Engine | None = None) -> Iterator[Connection]:
-    """An in-memory database that spills to data/.spill beyond the engine's memory limit."""
-    shutil.rmtree(SPILL, ignore_errors=True)  # what a killed run left
-    SPILL.parent.mkdir(exist_ok=True)
-    con = duckdb.connect(config={"temp_directory": str(SPILL), "autoinstall_known_extensions": "false"})
+def connect(engine: Engine, only: Sequence[Path] | None = None) -> Iterator[Connection]:
+    """An in-memory database that spills to a folder of its own in data/.spill beyond the engine's memory limit.
+
+    only: the folders that its SQL may read and write, and no URL then; None is any.
+    """
+    with _spill() as spill, _opened(spill, engine) as con:
+        if only is not None:
+            con.execute(f"set allowed_directories = {literal([str(path.absolute()) for path in only])}")
+            con.execute("set enable_external_access = false")
+            con.execute("set lock_configuration = true")
+        yield con
+
+
+@contextmanager
+def _spill() -> Iterator[Path]:
+    """A folder that goes with the connection; what a killed process left is removed, what another one uses is not."""
+    SPILL.mkdir(parents=True, exist_ok=True)
+    for left in SPILL.iterdir():
+        with suppress(OSError), locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(dir=SPILL))
+    try:
+        with locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another connection is at work
+            SPILL.rmdir()
+
+
+@contextmanager
+def _opened(spill: Path, engine: Engine) -> Iterator[Connection]:
+    con = duckdb.connect(config={"temp_directory": str(spill.absolute()), "autoinstall_known_extensions": "false"})
     con.execute("set enable_progress_bar = false")
     con.execute("set timezone = 'UTC'")
     con.execute("set python_enable_replacements = false")  # a missing table is no Python variable of ours
     try:
-        if engine is not None:
-            _limit(con, engine)
+        _limit(con, engine)
         yield con
     except duckdb.OutOfMemoryException as error:
         raise DataError(f"the query does not fit in memory ({first_line(error)}); raise engine.memory_limit") from None
     finally:
         con.close()
-        shutil.rmtree(SPILL, ignore_errors=True)
 
 
 def _limit(con: Connection, engine: Engine) -> None:
@@ -66,6 +98,42 @@ def one_select(con: Connection, query: str, file: Path) -> str:
         said = f"{len(statements)} statements" if len(statements) != 1 else "something else"
         raise DataError(f"{file}: expected one SELECT, found {said}")
     return _END.sub("", str(statements[0].query))
+
+
+def varying(con: Connection, query: str) -> list[str]:
+    """What a query calls that does not follow from its tables alone: random(), now(), a sample without a seed, …"""
+    ((text,),) = con.execute("select json_serialize_sql($query)", {"query": query}).fetchall()
+    rows = con.execute(
+        "select distinct function_name from duckdb_functions() where stability <> 'CONSISTENT'"
+    ).fetchall()
+    unstable = {str(name) for (name,) in rows} - {"error"} | {"current_timestamp", "current_time", "localtimestamp"}
+    return sorted({said for node in _nodes(json.loads(text)) for said in _unstable(node, unstable)})
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(value)
+
+
+def _unstable(node: dict[str, Any], unstable: set[str]) -> Iterator[str]:
+    name = str(node.get("function_name", "")).lower()
+    if name in unstable:
+        yield f"{name}()"
+    if name == "age" and len(node.get("arguments") or node.get("children") or ()) == 1:
+        yield "age() of one moment"
+    if node.get("type") == "COLUMN_REF" and [str(part).lower() for part in node.get("column_names", ())][-1:] in (
+        ["current_date"],
+        ["current_timestamp"],
+        ["current_time"],
+        ["localtimestamp"],
+        ["localtime"],
+    ):
+        yield str(node["column_names"][-1]).lower()
+    sample = node.get("sample")
+    if isinstance(sample, dict) and sample.get("seed") in (None, -1):
+        yield "a sample without REPEATABLE (seed)"
 
 
 def view_tables(con: Connection, tables: Mapping[str, Path]) -> None:

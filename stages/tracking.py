@@ -9,38 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stages.address import follow, reached, root, shown, store_uri
 from stages.bundle import Signature, open_bundle
+from stages.closure import closure
 from stages.config import Tracking, read_params, validate
 from stages.errors import PinwerkError, TrackingError, run_stage
-from stages.outbox import (
-    BUNDLE,
-    FILES,
-    Delivered,
-    Record,
-    alone,
-    deliver,
-    follow,
-    forget,
-    lock,
-    outbox,
-    queued,
-    reached,
-    root,
-    shown,
-    take,
-)
+from stages.outbox import BUNDLE, FILES, Delivered, Record, alone, deliver_all, lock, settle, take, went
+from stages.pyfunc import example
 
 RECORD, DELIVERED, VERSION, MD5 = "pinwerk.record", "pinwerk.delivered", "model.version", "md5"
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000
-PATIENCE = 300  # seconds where nobody waits for a server: by hand, or the local store that another delivery holds
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,39 +39,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     one = verbs.add_parser("one", description="deliver one record in this process")
     one.add_argument("folder", type=Path)
     one.add_argument("seconds", type=float)
+    one.add_argument("timeout", type=float)
     args = parser.parse_args(argv)
     tracking = validate(read_params()).tracking
     if args.verb == "one":
         signal.setitimer(signal.ITIMER_REAL, args.seconds + 1)  # ends this process also where its parent was killed
-        print(json.dumps(asdict(_deliver(args.folder, tracking))))
+        print(json.dumps(asdict(_deliver(args.folder, tracking.model_copy(update={"timeout": args.timeout})))))
     elif args.verb == "ui":
         _ui(tracking, args.port)
     else:
-        _deliver_all(tracking)
-
-
-def _deliver_all(tracking: Tracking) -> None:
-    """Deliver what waits, one after the other; raises TrackingError at the end where some could not be."""
-    if tracking.mode == "off":
-        raise TrackingError("conf/tracking: mode is off; choose tracking: embedded or server in conf/config.yaml")
-    waiting = queued()
-    if not waiting:
-        print(f"tracking: nothing waits in {outbox()}")
-        return
-    reached(tracking)
-    failed = 0
-    for folder in waiting:
-        try:
-            take(folder)
-            done = deliver(folder, tracking, PATIENCE)
-        except TrackingError as error:
-            if folder.exists():
-                failed += 1
-                print(f"error: {folder.name[:8]}: {error}", file=sys.stderr, flush=True)
-            continue  # another process has delivered it meanwhile
-        print(f"tracking: {folder.name[:8]} → run {done.run_id}, {done.model} version {done.version}", flush=True)
-    if failed:
-        raise TrackingError(f"{failed} of {len(waiting)} records were not delivered; they stay in {outbox()}")
+        deliver_all(tracking)
 
 
 def _settings(tracking: Tracking) -> dict[str, str]:
@@ -99,11 +64,6 @@ def _settings(tracking: Tracking) -> dict[str, str]:
     }
 
 
-def store_uri(tracking: Tracking) -> str:
-    """The tracking URI: the server's, or SQLite at the root of the real repository."""
-    return tracking.uri or f"sqlite:///{root() / 'mlflow.db'}"
-
-
 def _deliver(folder: Path, tracking: Tracking) -> Delivered:
     """Deliver in this process and forget the record. Raises TrackingError."""
     reached(tracking)
@@ -117,13 +77,13 @@ def _deliver(folder: Path, tracking: Tracking) -> Delivered:
         try:
             client = mlflow.MlflowClient()
             if not folder.exists():
-                return _delivered_before(client, folder, tracking)
+                return _delivered_before(folder)
             done = _fill(client, take(folder), folder, tracking)
         except PinwerkError:
             raise
         except Exception as error:  # mlflow lets through whatever its database and its HTTP client raise
             raise TrackingError(_reason(error)) from error
-        forget(folder)
+        settle(folder, done)
     return done
 
 
@@ -133,23 +93,25 @@ def _reason(error: Exception) -> str:
     return inner.removesuffix(")") if wraps else f"{type(error).__name__}: {inner}"
 
 
-def _delivered_before(client: Any, folder: Path, tracking: Tracking) -> Delivered:
+def _delivered_before(folder: Path) -> Delivered:
     """Where the record went that another process has delivered meanwhile."""
-    experiment = client.get_experiment_by_name(tracking.experiment)
-    query = f"tags.`{RECORD}` = '{folder.name}' and tags.`{DELIVERED}` = 'true'"
-    found = client.search_runs([experiment.experiment_id], query) if experiment else []
-    if not found:
+    done = went(folder.name)
+    if done is None:
         raise TrackingError(f"{folder}: there is no such record")
-    return Delivered(str(found[0].info.run_id), tracking.model, int(found[0].data.tags[VERSION]))
+    return done
 
 
 def _fill(client: Any, record: Record, folder: Path, tracking: Tracking) -> Delivered:
     """The record's run, filled and finished, and its version; what an earlier try has made is used."""
     experiment = _experiment(client, record.experiment, tracking)
-    run_id = _run_of(client, record, experiment)
+    run = _run_of(client, record, experiment)
+    run_id, tags = str(run.info.run_id), run.data.tags
+    if tags.get(DELIVERED) == "true":  # the same execution again, such as `dvc repro -f`
+        return Delivered(run_id, record.model, int(tags[VERSION]))
     _log(client, run_id, record, folder)
     with alone(lock()) if tracking.mode == "server" else nullcontext():
-        version = _register(client, run_id, experiment, record, folder)
+        version, model = _register(client, run_id, experiment, record, folder)
+    _measure(client, run_id, record, model)
     client.set_tag(run_id, VERSION, str(version))
     client.set_terminated(run_id, "FINISHED")
     client.set_tag(run_id, DELIVERED, "true")
@@ -171,26 +133,22 @@ def _experiment(client: Any, name: str, tracking: Tracking) -> str:
     return str(found.experiment_id)
 
 
-def _run_of(client: Any, record: Record, experiment: str) -> str:
+def _run_of(client: Any, record: Record, experiment: str) -> Any:
     """The run that carries the record's id, or a new one."""
     found = client.search_runs([experiment], f"tags.`{RECORD}` = '{record.id}'", max_results=1)
     if found:
-        return str(found[0].info.run_id)
-    run = client.create_run(experiment, start_time=record.time, tags={RECORD: record.id}, run_name=record.name)
-    return str(run.info.run_id)
+        return found[0]
+    return client.create_run(experiment, start_time=record.time, tags={RECORD: record.id}, run_name=record.name)
 
 
 def _log(client: Any, run_id: str, record: Record, folder: Path) -> None:
-    """Parameters, metrics, tags, data sets and files; again gives the same."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+    """Parameters, tags, data sets and files; again gives the same."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
     params = [Param(key, value) for key, value in record.params.items()]
-    metrics = [Metric(key, value, record.time, 0) for key, value in record.metrics.items()]
     tags = [RunTag(key, value) for key, value in record.tags.items()]
     for start in range(0, len(params), PARAMS_AT_ONCE):
         client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
-    for start in range(0, len(metrics), METRICS_AT_ONCE):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
     client.log_batch(run_id, tags=tags)
     inputs = [
         DatasetInput(
@@ -203,8 +161,20 @@ def _log(client: Any, run_id: str, record: Record, folder: Path) -> None:
     client.log_artifacts(run_id, str(folder / FILES))
 
 
-def _register(client: Any, run_id: str, experiment: str, record: Record, folder: Path) -> int:
-    """The version of the registered model that has this bundle's md5: the one that is there, or a new one."""
+def _measure(client: Any, run_id: str, record: Record, model: str | None) -> None:
+    """The run's metrics and its model's. Last: logging a model asks the server for each metric of the run by itself."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(key, value, record.time, 0, model_id=model) for key, value in record.metrics.items()]
+    for start in range(0, len(metrics), METRICS_AT_ONCE):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
+
+
+def _register(client: Any, run_id: str, experiment: str, record: Record, folder: Path) -> tuple[int, str | None]:
+    """The version of the registered model that has this bundle's md5, the one that is there or a new one.
+
+    With it the id of the logged model behind it; None where another run has logged it.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -214,11 +184,12 @@ def _register(client: Any, run_id: str, experiment: str, record: Record, folder:
             raise
     there = client.search_model_versions(f"name = '{record.model}' and tags.`{MD5}` = '{record.model_md5}'")
     if there:
-        return max(int(v.version) for v in there)
+        newest = max(there, key=lambda version: int(version.version))
+        return int(newest.version), str(newest.source).removeprefix("models:/") if newest.run_id == run_id else None
     model = _logged(client, run_id, experiment, folder / BUNDLE)
     tags = {MD5: record.model_md5, "git.commit": record.tags.get("git.commit", ""), RECORD: record.id}
     made = client.create_model_version(record.model, f"models:/{model}", run_id=run_id, tags=tags, model_id=model)
-    return int(made.version)
+    return int(made.version), model
 
 
 def _logged(client: Any, run_id: str, experiment: str, bundle: Path) -> str:
@@ -228,23 +199,31 @@ def _logged(client: Any, run_id: str, experiment: str, bundle: Path) -> str:
     """
     import mlflow
 
-    import stages
-
     for earlier in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
         if earlier.status == "READY":
             return str(earlier.model_id)
         client.delete_logged_model(earlier.model_id)
     model = open_bundle(bundle)
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as scratch:
         logged = mlflow.pyfunc.log_model(
             name="model",
             loader_module="stages.pyfunc",
             data_path=str(bundle),
-            code_paths=[str(Path(str(stages.__file__)).parent)],
+            code_paths=[str(_loader(Path(scratch)))],
             signature=_mlflow_signature(model.signature),
+            input_example=example(model),
             pip_requirements=[f"{name}=={found}" for name, found in _requirements(model.provenance).items()],
         )
     return str(logged.model_id)
+
+
+def _loader(scratch: Path) -> Path:
+    """Our package, cut down to the modules that open a bundle: each file is a request."""
+    ours = Path(__file__).parents[1]
+    for path in closure("stages.pyfunc", ours) | {"stages/__init__.py"}:
+        (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ours / path, scratch / path)
+    return scratch / "stages"
 
 
 def _requirements(provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -17,13 +17,12 @@ from stages.bundle import (
     Array,
     Signature,
     SignatureColumn,
-    graph_inputs,
     signature_tree,
     sklearn_scores,
 )
 from stages.card import card
 from stages.compiling import Compiled, check_rows, compile_pipeline, parity
-from stages.config import Config, listed_params, load_config, nearest, read_params, slice_of
+from stages.config import Config, listed_code, listed_params, load_config, nearest, read_params, slice_of
 from stages.dataset import PREPARED, Split, read_split
 from stages.errors import ConfigError, ModelError, run_stage
 from stages.files import replacing, write_json
@@ -31,6 +30,7 @@ from stages.fitted import dump_pipeline
 from stages.nodes import build, build_pipeline
 from stages.progress import working
 from stages.provenance import provenance
+from stages.versions import pinned
 
 CHECKED = 200  # rows in check.json, scored again by whoever loads the bundle
 PARITY_ROWS = 5000
@@ -38,13 +38,14 @@ PARITY_ROWS = 5000
 
 def main() -> None:
     started = time.perf_counter()
-    config = load_config("train")
+    config, versions = load_config("train"), pinned()
     columns, task = config.data.columns, config.data.task
     train, validation = (read_split(columns, task, name) for name in ("train", "validation"))
     with working(f"train: fitting {config.model['_target_'].rsplit('.', 1)[-1]} on {len(train):,} rows"):
         pipeline = fit(config, train)
     signature = describe(config, pipeline, train, validation)
-    origin = provenance(slice_of(read_params(), listed_params("train")), [PREPARED], ["stages"])
+    params = slice_of(read_params(), listed_params("train"))
+    origin = provenance(params, [PREPARED], listed_code("train"), versions)
     compiled = write_bundle(MODEL, pipeline, signature, origin, train)
     print(f"train: {config.model['_target_']} in {time.perf_counter() - started:.1f} s, {compiled} → {MODEL}")
 
@@ -92,10 +93,13 @@ def _column(name: str, contract: Any, values: pd.Series[Any]) -> SignatureColumn
 
 
 def best_threshold(metric: str, probability: Array, positive: Array) -> float:
-    """The cut on the positive class's probability with the best metric, of at most 199 quantiles of it.
+    """The cut on the positive class's probability with the best metric, of 100 quantiles of it over all rows and 100
+    over the positive ones, which may all be among the highest 1 in 1,000.
 
-    A row is called positive iff its probability is above the cut. Raises ConfigError for a metric that is not a
-    scikit-learn scorer of labels that takes weights.
+    It lies between two probabilities of these rows, with as few digits as fit there: one equal to a probability would
+    hang on its last bit, and a fixed number of decimals would leave no cut where all probabilities are small. A row is
+    called positive iff its probability is above the cut. Raises ConfigError for a metric that is not a scikit-learn
+    scorer of labels that takes weights.
     """
     from sklearn.exceptions import UndefinedMetricWarning
     from sklearn.metrics import get_scorer, get_scorer_names
@@ -105,7 +109,9 @@ def best_threshold(metric: str, probability: Array, positive: Array) -> float:
     except ValueError:
         known = nearest(metric, get_scorer_names())
         raise ConfigError(f"train.threshold: {metric!r} is not the name of a scikit-learn scorer{known}") from None
-    cuts = np.unique(np.quantile(probability, np.linspace(0.005, 0.995, 199)).round(4))
+    sides = [probability, probability[positive]] if positive.any() else [probability]
+    levels = np.linspace(0.005, 0.995, 100)
+    cuts = np.unique([np.quantile(side, levels, method="lower") for side in sides])
     counts = confusion_counts(probability, positive, cuts)
     try:
         with warnings.catch_warnings():
@@ -117,7 +123,15 @@ def best_threshold(metric: str, probability: Array, positive: Array) -> float:
             f"train.threshold: {metric!r} cannot choose a cut, it does not compare labels ({error}); try f1 or "
             "balanced_accuracy, or null for 0.5"
         ) from None
-    return float(cuts[int(np.argmax(values))])
+    best = float(cuts[int(np.argmax(values))])
+    above = probability[probability > best]
+    return _between(best, float(above.min())) if len(above) else best
+
+
+def _between(low: float, high: float) -> float:
+    """About the middle, with as few digits as lie strictly between; low where no number does."""
+    tried = (float(f"{(low + high) / 2:.{digits}g}") for digits in range(1, 18))
+    return next((cut for cut in tried if low < cut < high), low)
 
 
 def confusion_counts(probability: Array, positive: Array, cuts: Array) -> Array:
@@ -163,18 +177,22 @@ def compile_exactly(pipeline: Pipeline, signature: Signature, train: Split) -> t
     if not isinstance(compiled, Compiled):
         return None, f"not compiled: {compiled.reason}"
     rows = check_rows(pipeline, train.X, rows=PARITY_ROWS)
-    proof = parity(pipeline, compiled.graph, rows, threshold=signature.threshold or 0.5)
+    threshold = 0.5 if signature.threshold is None else signature.threshold
+    proof = parity(pipeline, compiled.graph, rows, threshold=threshold)
     if not proof.exact:
         return None, f"not compiled: the graph is {proof}"
     return compiled.graph, f"compiled, {proof}"
 
 
 def checks(pipeline: Pipeline, signature: Signature, X: pd.DataFrame) -> dict[str, Any]:
-    """Rows and the scores that scikit-learn gives them, for whoever loads the bundle to try. Missing: null."""
-    rows = check_rows(pipeline, X, rows=CHECKED)
-    inputs = {
-        name: [_plain(v) for v in column[:, 0].tolist()] for name, column in graph_inputs(rows, signature).items()
-    }
+    """Rows and the scores that scikit-learn gives them, for whoever loads the bundle to try. Missing: null.
+
+    The bundle goes where the data may not: each column is shuffled by itself, so that no row is one of the data.
+    """
+    random = np.random.default_rng(0)
+    mixed = pd.DataFrame({name: random.permutation(X[name].to_numpy()) for name in X.columns})
+    rows = check_rows(pipeline, mixed, rows=CHECKED)
+    inputs = {name: [_plain(value) for value in rows[name].tolist()] for name in (*signature.numeric, *signature.text)}
     return {"inputs": inputs, "scores": sklearn_scores(pipeline, rows).tolist()}
 
 

@@ -22,7 +22,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 KEPT = ("conf", "stages", "data/source", "dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore")
-KEPT += (".dvc/plots", ".gitignore", "pyproject.toml")
+KEPT += (".dvc/plots", ".gitignore", "pyproject.toml", "requirements/dev.lock")
 LATEST = 300  # seconds that any one command may take
 
 SMALL = (
@@ -102,6 +102,21 @@ class Repository:
         entry: dict[str, Any] = yaml.safe_load(self.read("dvc.lock"))["stages"][stage]
         return entry
 
+    def track(self, **tracking: Any) -> None:
+        """Change the tracking group of params.yaml, as if conf/ said so."""
+        params = self.params()
+        params["tracking"] |= tracking
+        self.write("params.yaml", yaml.safe_dump(params, sort_keys=False))
+
+    def waiting(self) -> list[Path]:
+        """The records in the outbox."""
+        return [path.parent for path in (self.path / "data/outbox").glob("*/record.json")]
+
+    def run_id(self) -> str:
+        """The MLflow run of the execution that the working tree holds."""
+        record = self.json("data/reports/run.json")["record"]
+        return str(self.json(f"data/outbox/delivered/{record}.json")["run_id"])
+
     def commit(self, message: str = "a change") -> None:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--message", message)
@@ -121,6 +136,14 @@ def _inside(process: psutil.Process, folder: Path) -> bool:
         return Path(process.cwd()).is_relative_to(folder)
     except (psutil.Error, OSError):
         return False
+
+
+def pretend(folder: Path, name: str, version: str) -> str:
+    """A folder for sys.path in which another version of a library says that it is installed."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    return str(folder)
 
 
 def environment(folder: Path) -> dict[str, str]:

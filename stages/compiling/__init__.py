@@ -22,9 +22,9 @@ __all__ = ["Compiled", "NotCompiled", "Parity", "check_rows", "compile_pipeline"
 class Compiled:
     """A serialized ONNX model.
 
-    Inputs: one tensor [n, 1] for each feature column, named as the column; double, or string where
-    the column is categorical ("" is missing). Output: `scores`, [n, n_classes] probabilities in the
-    order of the pipeline's classes_, or [n, 1] values; double, but float for XGBoost, which computes
+    Inputs: `numeric`, double [n, numeric columns] with NaN for missing, and `text`, string [n, categorical
+    columns] with "" for missing; one without columns is not there. Output: `scores`, [n, n_classes] probabilities in
+    the order of the pipeline's classes_, or [n, 1] values; double, but float for XGBoost, which computes
     in it.
     """
 
@@ -65,8 +65,8 @@ def _graph(pipeline: Pipeline, X: pd.DataFrame) -> bytes:
     if not isinstance(pipeline, Pipeline) or len(pipeline.steps) < 2:
         raise UnsupportedError("The model is not a Pipeline of a features and a model step.")
     columns = {column: not pd.api.types.is_numeric_dtype(X[column]) for column in X.columns}
-    if not all(isinstance(column, str) for column in columns) or "scores" in columns:
-        raise UnsupportedError("Feature columns need names that are text, and not 'scores'.")
+    if not all(isinstance(column, str) for column in columns):
+        raise UnsupportedError("Feature columns need names that are text.")
     estimator = pipeline.steps[-1][1]
     head = _HEADS.get(kind(estimator))
     if head is None:
@@ -94,8 +94,8 @@ def _constant(graph: Graph, _: Pipeline, estimator: Any) -> Scores:
     classifies = hasattr(estimator, "predict_proba")
     answer = estimator.predict_proba if classifies else estimator.predict
     values = np.asarray(answer(np.zeros((1, 1))), dtype=np.float64).reshape(1, -1)
-    rows = graph.add("Shape", next(iter(graph.columns)))
-    tensor = graph.add("Expand", graph.constant(values), rows)
+    shape = graph.add("Concat", graph.rows(), graph.constant([1], np.int64), axis=0)
+    tensor = graph.add("Expand", graph.constant(values), shape)
     return Scores(tensor, values.shape[1])
 
 

@@ -22,20 +22,39 @@ class UnsupportedError(ModelError):
 class Graph:
     """Collects nodes; every method that adds one returns the name of its output tensor.
 
-    `columns` maps an input's name to True where it holds text, and False where it holds doubles.
+    `columns` maps a column's name to True where it holds text, and False where it holds doubles. The inputs are
+    `numeric`, double [n, number of numeric columns], and `text`, string [n, number of text columns], each with its
+    columns in the order of `columns`; one without columns is left out.
     """
 
     def __init__(self, columns: dict[str, bool]) -> None:
-        """Start with the inputs `columns`."""
+        """Start with the inputs for `columns`."""
         self.columns = columns
+        self._numeric = [name for name, text in columns.items() if not text]
+        self._text = [name for name, text in columns.items() if text]
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
-        self._prefix = "/"
-        while any(name.startswith(self._prefix) for name in columns):
-            self._prefix += "/"
 
     def _name(self) -> str:
-        return f"{self._prefix}{len(self._nodes) + len(self._constants)}"
+        return f"/{len(self._nodes) + len(self._constants)}"
+
+    def numbers(self, columns: Sequence[str]) -> str:
+        """The named numeric columns side by side, [n, len(columns)]."""
+        return self._gathered("numeric", self._numeric, columns)
+
+    def text(self, column: str) -> str:
+        """One text column, [n, 1]."""
+        return self._gathered("text", self._text, [column])
+
+    def rows(self) -> str:
+        """[n], the number of rows."""
+        return self.add("Shape", "numeric" if self._numeric else "text", start=0, end=1)
+
+    def _gathered(self, tensor: str, names: list[str], columns: Sequence[str]) -> str:
+        if names == list(columns):
+            return tensor
+        places = self.constant([names.index(column) for column in columns], np.int64)
+        return self.add("Gather", tensor, places, axis=1)
 
     def constant(self, values: Any, dtype: type[np.generic] = np.float64) -> str:
         """Add `values` as a tensor of `dtype` (np.str_ for text)."""
@@ -76,13 +95,17 @@ class Graph:
 
     def serialize(self, scores: str, width: int, dtype: type[np.generic]) -> bytes:
         """Return the model's bytes, with `scores` as its one output, [n, width] of `dtype`."""
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        precision = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self._nodes.append(helper.make_node("Identity", [scores], ["scores"]))
         inputs = [
-            helper.make_tensor_value_info(name, TensorProto.STRING if text else TensorProto.DOUBLE, ["n", 1])
-            for name, text in self.columns.items()
+            helper.make_tensor_value_info(name, kind, ["n", len(columns)])
+            for name, kind, columns in (
+                ("numeric", TensorProto.DOUBLE, self._numeric),
+                ("text", TensorProto.STRING, self._text),
+            )
+            if columns
         ]
-        output = helper.make_tensor_value_info("scores", kind, ["n", width])
+        output = helper.make_tensor_value_info("scores", precision, ["n", width])
         graph = helper.make_graph(self._nodes, "pipeline", inputs, [output], self._constants)
         model = helper.make_model(
             graph,

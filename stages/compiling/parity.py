@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
+from stages.bundle import Rows, session
+from stages.bundle import run_graph as run_session
 from stages.compiling.graph import Graph
 from stages.compiling.transforms import column_block
 from stages.compiling.trees import thresholds
@@ -82,23 +84,13 @@ def _expected(pipeline: Pipeline, X: pd.DataFrame) -> np.ndarray:
 
 def run_graph(graph: bytes, X: pd.DataFrame) -> np.ndarray:
     """Score `X` with a serialized graph on one thread; gives float64 [n, width]."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    # more threads would add the trees up in another order
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    kinds = {tensor.name: tensor.type for tensor in session.get_inputs()}
-    columns = {
-        name: X[name].to_numpy(object if kind == "tensor(string)" else np.float64).reshape(-1, 1)
-        for name, kind in kinds.items()
-    }
-    parts = []
-    for start in range(0, len(X), CHUNK):
-        chunk = {name: values[start : start + CHUNK] for name, values in columns.items()}
-        parts.append(np.asarray(session.run(["scores"], chunk)[0], dtype=np.float64))
-    return np.concatenate(parts)
+    columns = [(column, pd.api.types.is_numeric_dtype(X[column])) for column in X.columns]
+    rows = Rows(
+        X[[name for name, number in columns if number]].to_numpy(np.float64),
+        X[[name for name, number in columns if not number]].to_numpy(object),
+    )
+    opened = session(graph)
+    return np.concatenate([run_session(opened, rows[start : start + CHUNK]) for start in range(0, len(X), CHUNK)])
 
 
 def check_rows(pipeline: Pipeline, X: pd.DataFrame, *, rows: int = 2000, seed: int = 0) -> pd.DataFrame:

@@ -71,9 +71,9 @@ def _columns(columns: Any, names: list[str], part: str) -> list[str]:
 def _inputs(graph: Graph, columns: list[str], part: str) -> list[Block]:
     text = {graph.columns.get(column) for column in columns}
     if text == {True}:
-        return [Block(tuple(columns), (None,) * len(columns), text=True)]
+        return [Block(tuple(graph.text(column) for column in columns), (None,) * len(columns), text=True)]
     if text == {False}:
-        return [Block((graph.join(columns),), tuple(columns))]
+        return [Block((graph.numbers(columns),), tuple(columns))]
     raise UnsupportedError(f"The columns of '{part}' mix numbers and text, or are not in the data.")
 
 

@@ -5,19 +5,22 @@ The reference must be rows that the model was not fitted on, else every comparis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stages.resampling import units_of, weights
+from stages.resampling import defined, draws, units_of
 from stages.scoring import Predictions, classified, regressed, score_of
 
 FloatArray = NDArray[np.float64]
 
-RESAMPLES = 200
+RESAMPLES = 500
+"""They give a standard error to 3 %, whatever the confidence. Limits read off the draws themselves would want thousands
+for an alpha of 0.01, and with few days be too narrow all the same: Student's t knows how few they are."""
+
 BINS = 10
 
 
@@ -39,7 +42,10 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Change:
-    """A figure on both sides, current minus reference, and the bootstrap interval of that difference."""
+    """A figure on both sides, current minus reference, and the confidence interval of that difference (Welch's).
+
+    Infinite limits: a side has too few days or rows to say.
+    """
 
     name: str
     reference: float
@@ -71,7 +77,7 @@ def score_shifts(reference: Behaviour, current: Behaviour) -> tuple[ScoreShift, 
     )
 
 
-def calibration_gaps(reference: Behaviour, current: Behaviour, confidence: float, seed: int) -> tuple[Change, ...]:
+def calibration_gaps(reference: Behaviour, current: Behaviour, confidence: float) -> tuple[Change, ...]:
     """Mean of predicted minus observed, for each class (binary: the positive one); () without labels.
 
     For regression the unit is the standard deviation of the reference's observed values. The confidence holds for
@@ -80,20 +86,17 @@ def calibration_gaps(reference: Behaviour, current: Behaviour, confidence: float
     if reference.observed is None or current.observed is None:
         return ()
     names, old, new = _scored(reference, current)
-    residuals = [scores - _truth(side, len(names)) for side, scores in ((reference, old), (current, new))]
+    sides = (reference, current)
+    residuals = [scores - _truth(side, len(names)) for side, scores in zip(sides, (old, new), strict=True)]
     if reference.classes is None:
         spread = float(np.std(reference.observed.astype(np.float64))) or 1.0
         residuals = [residual / spread for residual in residuals]
-    drawn = [
-        np.array([w @ residual / max(w.sum(), 1) for w in _weights(side, seed + place)])
-        for place, (side, residual) in enumerate(zip((reference, current), residuals, strict=True))
-    ]
-    tail = (1 - confidence) / 2 / len(names)
-    low, high = np.quantile(drawn[1] - drawn[0], [tail, 1 - tail], axis=0)
-    means = [residual.mean(axis=0) for residual in residuals]
+    means, errors = zip(*(_mean(side, residual) for side, residual in zip(sides, residuals, strict=True)), strict=True)
+    beyond = (1 - confidence) / 2 / len(names)
+    freedom = (_freedom(reference), _freedom(current))
     return tuple(
-        Change(name, float(a), float(b), float(b - a), float(lo), float(hi))
-        for name, a, b, lo, hi in zip(names, means[0], means[1], low, high, strict=True)
+        _change(name, (means[0][k], means[1][k]), (errors[0][k], errors[1][k]), freedom, beyond)
+        for k, name in enumerate(names)
     )
 
 
@@ -110,29 +113,56 @@ def performance(reference: Behaviour, current: Behaviour, scorer: str, confidenc
     """The scikit-learn scorer on both windows, higher is better; None without labels or where it is not defined."""
     if reference.observed is None or current.observed is None:
         return None
-    values, drawn = [], []
+    values, errors = [], []
     for place, side in enumerate((reference, current)):
         score = score_of(scorer, _predictions(side))
         values.append(score(np.ones(len(side.scores))))
-        drawn.append(np.array([score(w) for w in _weights(side, seed + place)]))
+        sound = defined(draws({scorer: score}, _units(side), RESAMPLES, seed + place)[scorer])
+        # the bootstrap draws as if the units were all there is, which is short by this factor
+        short = (1 + 1 / _freedom(side)) ** 0.5 if _freedom(side) else inf
+        errors.append(inf if sound is None else float(np.std(sound)) * short)
     if not np.all(np.isfinite(values)):
         return None
-    differences = drawn[1] - drawn[0]
-    differences = differences[np.isfinite(differences)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail]) if len(differences) else (-np.inf, np.inf)
-    return Change(scorer, values[0], values[1], values[1] - values[0], float(low), float(high))
+    freedom = (_freedom(reference), _freedom(current))
+    return _change(scorer, (values[0], values[1]), (errors[0], errors[1]), freedom, (1 - confidence) / 2)
+
+
+def _change(
+    name: str, values: tuple[float, float], errors: tuple[float, float], freedom: tuple[int, int], beyond: float
+) -> Change:
+    """Welch's interval of the difference: standard errors of both sides, their degrees of freedom, `beyond` a tail."""
+    old, new = values
+    error = float(np.hypot(*errors))
+    half = inf if not isfinite(error) else 0.0
+    if 0 < error < inf:
+        common = error**4 / sum(e**4 / n for e, n in zip(errors, freedom, strict=True))
+        half = float(stats.t.ppf(1 - beyond, common)) * error
+    change = float(new - old)
+    return Change(name, float(old), float(new), change, change - half, change + half)
+
+
+def _mean(side: Behaviour, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The mean of each column over the rows and its standard error, the units being what was drawn."""
+    units, freedom = _units(side), _freedom(side)
+    means = values.mean(axis=0)
+    # what each unit adds to the mean beyond its share
+    parts = np.column_stack([np.bincount(units, column) for column in (values - means).T]) / len(values)
+    errors = np.sqrt((parts**2).sum(axis=0) * (1 + 1 / freedom)) if freedom else np.full(len(means), inf)
+    return means, errors
+
+
+def _units(side: Behaviour) -> NDArray[np.int64]:
+    return units_of(side.time, len(side.scores))[0]
+
+
+def _freedom(side: Behaviour) -> int:
+    return int(_units(side).max())
 
 
 def _predictions(side: Behaviour) -> Predictions:
     if side.classes is None:
         return regressed(np.asarray(side.observed), side.predicted)
     return classified(np.asarray(side.observed), side.predicted, side.scores, side.classes)
-
-
-def _weights(side: Behaviour, seed: int) -> Iterator[FloatArray]:
-    units, _ = units_of(side.time, len(side.scores))
-    return weights(units, RESAMPLES, seed)
 
 
 def _scored(reference: Behaviour, current: Behaviour) -> tuple[list[str], FloatArray, FloatArray]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 from jinja2 import Environment
 from markupsafe import Markup
 
 from stages.drifting.columns import OTHERS, Bar, Finding
-from stages.drifting.verdict import Evidence, Verdict
+from stages.drifting.verdict import DriftVerdict, Evidence, Outcome
 
 WIDTH, HEIGHT = 168, 44
+HEADINGS: dict[Outcome, str] = {
+    "broken inputs": "Inputs are broken: mend them before anything is trained on them",
+    "drift": "The data or the model have drifted",
+    "stable": "No drift that matters",
+}
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -46,8 +52,7 @@ svg { display: block; }
 </style>
 </head>
 <body>
-<h1 class="{{ 'yes' if verdict.drifted else 'no' }}">
-{{ 'The data or the model have drifted' if verdict.drifted else 'No drift that matters' }}</h1>
+<h1 class="{{ 'no' if verdict.outcome == 'stable' else 'yes' }}">{{ heading }}</h1>
 <p class="quiet">{{ title }}. Current window: {{ evidence.current }}, {{ '{:,}'.format(evidence.rows_current) }} rows.
 Reference: {{ evidence.reference }}, {{ '{:,}'.format(evidence.rows_reference) }} rows.</p>
 {% if verdict.reasons %}<ul>{% for reason in verdict.reasons %}<li>{{ reason }}</li>{% endfor %}</ul>{% endif %}
@@ -87,7 +92,7 @@ and Jensen-Shannon's for categories.</p>
 """
 
 
-def render(title: str, evidence: Evidence, verdict: Verdict, ignored: Sequence[str] = ()) -> str:
+def render(title: str, evidence: Evidence, verdict: DriftVerdict, ignored: Sequence[str] = ()) -> str:
     """The whole page; nothing in it depends on the time or the machine."""
     # what comes out of the environment is escaped: names of columns and categories are data
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -96,6 +101,7 @@ def render(title: str, evidence: Evidence, verdict: Verdict, ignored: Sequence[s
         title=title,
         evidence=evidence,
         verdict=verdict,
+        heading=HEADINGS[verdict.outcome],
         drifted=[column for column in evidence.columns if column.drifted],
         notes=[note for note in verdict.notes if note not in about_columns],
         columns=sorted(evidence.columns, key=lambda column: (-column.distance, column.name)),
@@ -112,7 +118,7 @@ def _figures(evidence: Evidence) -> list[tuple[str, str, str, str, str]]:
     if evidence.performance is not None:
         changes.append((f"Performance, {evidence.performance.name}", evidence.performance))
     for name, change in changes:
-        interval = f"{change.low:+.4g} to {change.high:+.4g}"
+        interval = f"{change.low:+.4g} to {change.high:+.4g}" if isfinite(change.low) else "not known"
         rows.append((name, f"{change.reference:.4g}", f"{change.current:.4g}", f"{change.change:+.4g}", interval))
     before, after = evidence.errors
     if before is not None and after is not None:

@@ -1,9 +1,11 @@
-"""The verdict on drift: from what was found about columns, the two windows and the model, to yes or no with reasons."""
+"""The verdict on drift, with reasons: from what was found about columns, the two windows and the model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
 
 from stages.config import Drift
 from stages.drifting.columns import Finding
@@ -30,20 +32,35 @@ class Evidence:
     performance: Change | None = None
 
 
+Outcome = Literal["broken inputs", "drift", "stable"]
+
+
 @dataclass(frozen=True)
-class Verdict:
-    """drifted: something decided so; reasons are the sentences that decided. notes are worth knowing besides."""
+class DriftVerdict:
+    """drifted: the world or the model changed, and by enough. broken: columns no longer delivered as they were.
+
+    Both can be, and then the inputs are to be mended first: drift cannot be told from their fault. reasons are the
+    sentences that decided, on broken columns first. notes are worth knowing besides.
+    """
 
     drifted: bool
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
+    broken: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        """What to call it: `broken inputs` asks for another answer than `drift`, which training again may cure."""
+        return "broken inputs" if self.broken else "drift" if self.drifted else "stable"
 
 
-def decide(evidence: Evidence, limits: Drift) -> Verdict:
+def drift_verdict(evidence: Evidence, limits: Drift) -> DriftVerdict:
     """Drifted where enough columns are, a classifier tells the windows apart, or the model got worse.
 
-    A shift of the scores decides only where no label says whether the model is still right.
+    A shift of the scores decides only where no label says whether the model is still right. A column is broken on its
+    own, however many others there are.
     """
+    broken = [f"{column.name} is broken: {column.broken}" for column in evidence.columns if column.broken]
     reasons: list[str] = []
     notes: list[str] = [f"{column.name}: {column.reason}" for column in evidence.columns if column.reason]
     drifted = [column.name for column in evidence.columns if column.drifted]
@@ -64,7 +81,9 @@ def decide(evidence: Evidence, limits: Drift) -> Verdict:
     shifts = list(_scores(evidence.scores, limits))
     labels = bool(evidence.calibration) or evidence.performance is not None
     (notes if labels else reasons).extend(shifts)
-    return Verdict(bool(reasons), tuple(reasons), tuple(notes))
+    notes += _unknown(evidence.performance)
+    names = tuple(column.name for column in evidence.columns if column.broken)
+    return DriftVerdict(bool(reasons), (*broken, *reasons), tuple(notes), names)
 
 
 def _most_changed(columns: Sequence[Finding]) -> str:
@@ -77,12 +96,13 @@ def share_drifted(columns: Sequence[Finding]) -> float:
     return sum(column.drifted for column in columns) / len(columns) if columns else 0.0
 
 
-def metrics(evidence: Evidence, verdict: Verdict) -> dict[str, float | int]:
+def metrics(evidence: Evidence, verdict: DriftVerdict) -> dict[str, float | int]:
     """Flat numbers for DVC and MLflow; a figure that does not exist is left out."""
     performance = evidence.performance
     found: dict[str, float | int | None] = {
         "drifted": int(verdict.drifted),
         "columns_drifted": sum(column.drifted for column in evidence.columns),
+        "columns_broken": len(verdict.broken),
         "share_drifted": share_drifted(evidence.columns),
         "classifier_auc": evidence.classifier,
         "score_distance": max((shift.distance for shift in evidence.scores), default=None),
@@ -122,6 +142,14 @@ def _performance(change: Change | None, limits: Drift) -> Iterator[str]:
         yield (
             f"performance: {change.name} went from {change.reference:.4g} to {change.current:.4g} "
             f"(change {change.change:+.4g} [{change.low:+.4g}, {change.high:+.4g}], limit {limit})"
+        )
+
+
+def _unknown(change: Change | None) -> Iterator[str]:
+    if change is not None and not isfinite(change.low):
+        yield (
+            f"performance: {change.name} went from {change.reference:.4g} to {change.current:.4g}; it is not defined "
+            "on enough resamples of the rows to tell that from chance"
         )
 
 

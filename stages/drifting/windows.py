@@ -1,6 +1,6 @@
 """What drift needs from Parquet files too large for memory: a sample of rows, and counts over all of them.
 
-Every column chunk is read once for the counts and once for the sample; memory stays under that of `ENGINE`,
+Every column chunk is read once for the counts and once for the sample; memory stays under that of `STREAMING`,
 beyond it DuckDB spills.
 """
 
@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.config import Engine
 from stages.errors import DataError
-from stages.tables import Connection, SqlError, connect, first_line, identifier, literal
+from stages.tables import STREAMING, Connection, SqlError, connect, first_line, identifier, literal
 
-ENGINE = Engine(name="duckdb", memory_limit="1GB", threads=None)
 COUNTED = 1000
 """Categories that are counted one by one."""
 
@@ -58,7 +56,7 @@ def write_sample(files: Sequence[Path], out: Path, rows: int, seed: int) -> int:
     The same files in the same order and the same seed give the same rows in the same order, wherever the files lie.
     Raises DataError where a file cannot be read.
     """
-    with connect(ENGINE) as connection:
+    with connect(STREAMING) as connection:
         total = sum(_rows(connection, file) for file in files)
         # five standard deviations more than asked for, so that the cut always has enough to cut from
         below = _SPAN if total <= rows else min(_SPAN, int(_SPAN * (rows + 5 * rows**0.5 + 10) / total))
@@ -85,7 +83,7 @@ def count_windows(
 
     Raises DataError where a file cannot be read or lacks a column.
     """
-    with connect(ENGINE) as connection:
+    with connect(STREAMING) as connection:
         sides = [_missing(connection, files, numeric, categorical) for files in (reference, current)]
         categories = {name: _categories(connection, reference, current, name) for name in categorical}
     missing = {name: (sides[0][1][name], sides[1][1][name]) for name in (*numeric, *categorical)}

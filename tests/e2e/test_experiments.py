@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Opened, Repository, Shared, environment
+from tests.conftest import Opened, Repository, Shared, environment, pretend
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def agree(repo: Repository) -> dict[str, Any]:
         key: params[key] for key in ("seed", "features", "model", "train")
     }
     assert trained["data"] == {key: params["data"][key] for key in ("name", "task", "columns")}
-    run = recorded(repo, repo.json("data/reports/run.json")["run_id"])
+    run = recorded(repo, repo.run_id())
     assert run == {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(params)}
     return params
 
@@ -94,6 +94,20 @@ def test_an_edit_of_conf_is_trained_by_the_next_repro(repo: Repository) -> None:
     assert not ran(said, "prepare")
     assert agree(repo)["model"]["max_depth"] == 3
     assert "Running stage" not in repo.run("dvc", "repro")
+
+
+def test_another_version_of_a_library_trains_again_and_that_of_another_tool_does_not(
+    repo: Repository, tmp_path: Path
+) -> None:
+    repo.write("requirements/dev.lock", repo.read("requirements/dev.lock") + "# another ruff\n")
+    said = repo.run("dvc", "repro")
+    assert ran(said, "configure")
+    assert not ran(said, "train")
+    repo.write("requirements/dev.lock", repo.read("requirements/dev.lock") + "# another scikit-learn\n")
+    said = repo.run("dvc", "repro", env={"PYTHONPATH": pretend(tmp_path / "site", "scikit-learn", "9.9")})
+    assert ran(said, "train")
+    assert not ran(said, "prepare")
+    assert repo.json("data/model/provenance.json")["libraries"]["scikit-learn"] == "9.9"
 
 
 def test_an_experiment_changes_a_value_and_is_adopted(repo: Repository) -> None:
@@ -230,7 +244,7 @@ def test_each_experiment_of_a_sweep_applies_with_its_own_record(swept: Path, ope
     for name, held in experiments(repo).items():
         repo.run("dvc", "exp", "apply", name)
         assert agree(repo) == held["params"]
-        runs.add(repo.json("data/reports/run.json")["run_id"])
+        runs.add(repo.run_id())
     assert len(runs) == len(SWEEP)
     assert name in repo.run("dvc", "exp", "show")
 

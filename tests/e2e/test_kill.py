@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -15,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from stages.bundle import open_bundle
+from stages.bundle import checked_rows, open_bundle
 from tests.conftest import ROOT, Opened, Repository
 
 pytestmark = pytest.mark.slow
@@ -81,13 +80,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def answers_as_it_was_written(bundle: Path) -> None:
-    model, check = open_bundle(bundle), json.loads((bundle / "check.json").read_text(encoding="utf-8"))
-    numbers = {column.name: column.kind == "numeric" for column in model.signature.columns}
-    inputs = {
-        name: np.array([[np.nan if v is None else v] for v in values], dtype="float64" if numbers[name] else "object")
-        for name, values in check["inputs"].items()
-    }
-    np.testing.assert_allclose(model.scores_of(inputs), check["scores"], atol=1e-6)
+    model = open_bundle(bundle)
+    rows, scores = checked_rows(bundle, model.signature)
+    np.testing.assert_allclose(model.scores_of(rows), scores, atol=1e-6)
 
 
 def is_clean(repo: Repository, stage: str) -> None:

@@ -22,7 +22,7 @@ def test_mlflow_run_makes_an_experiment_with_the_overrides_and_its_run(reproduce
     params = repo.params()
     assert params["model"]["_target_"].endswith("LogisticRegression")
     assert (params["seed"], params["evaluate"]["resamples"]) == (7, 11)
-    run = repo.json("data/reports/run.json")["run_id"]
+    run = repo.run_id()
     with closing(sqlite3.connect(repo.path / "mlflow.db")) as store:
         tags = dict(store.execute("select key, value from tags where run_uuid = ?", (run,)).fetchall())
         parent = store.execute("select status from runs where run_uuid = ?", (tags["mlflow.parentRunId"],)).fetchone()

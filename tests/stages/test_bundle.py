@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from itertools import count
@@ -26,18 +23,19 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, KBinsDiscretizer, OneHotEncoder, SplineTransformer
 from sklearn.svm import LinearSVC
 
-from stages.bundle import Signature, SignatureColumn, bundle_md5, decide, file_md5, find_bundle, open_bundle
+from stages.bundle import Signature, SignatureColumn, bundle_md5, decide, file_md5, open_bundle
 from stages.dataset import Split
 from stages.errors import ModelError
 from stages.fitted import dump_pipeline, load_pipeline
 from stages.train import write_bundle
+from stages.versions import versions
 
 COLUMNS = (
     SignatureColumn("size", "numeric", True, None, -3.0, 3.0),
     SignatureColumn("colour", "categorical", True, None, categories=("blue", "red")),
 )
 SIGNATURE = Signature("binary", "answer", ("no", "yes"), 0.3, COLUMNS)
-ORIGIN = {"params": {"data": {"name": "tests"}, "model": {"_target_": "x"}}, "data": {}, "git": {"commit": None}}
+ORIGIN = {"params": {"data": {"name": "tests"}, "model": {"_target_": "x"}}, "data": {}, "code": "0" * 32}
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +76,7 @@ def test_an_opened_bundle_says_what_was_written(bundle: Path, rows: pd.DataFrame
     model = open_bundle(bundle)
     assert model.signature == SIGNATURE
     assert model.provenance["compiled"].startswith("compiled, exact")
-    probability = model.pipeline().predict_proba(rows)
+    probability = model.fitted.predict_proba(rows)
     np.testing.assert_allclose(model.predict_proba(rows), probability, atol=1e-12)
     assert model.predict(rows).tolist() == np.where(probability[:, 1] > 0.3, "yes", "no").tolist()
     assert model.predict(rows.head(0)).shape == (0,)
@@ -116,7 +114,7 @@ def test_a_damaged_pipeline_is_refused_with_its_path(bundle: Path, damage: Calla
     path = bundle / "pipeline.skops"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ModelError, match=r"data/model/pipeline.skops: cannot be read .*`dvc checkout` restores it"):
-        open_bundle(bundle).pipeline()
+        _ = open_bundle(bundle).fitted
 
 
 @pytest.mark.parametrize("damage", [_half, _empty])
@@ -126,7 +124,7 @@ def test_a_damaged_graph_is_refused_with_its_path(
     path = bundle / "model.onnx"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ModelError, match=r"data/model/model.onnx: cannot be loaded"):
-        open_bundle(bundle).predict_proba(rows)
+        open_bundle(bundle)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +218,17 @@ def test_a_file_that_names_a_function_to_call_does_not_get_it_called(
     assert not Path("harmed").exists()
 
 
+def test_a_pipeline_of_other_versions_is_told_in_one_warning(bundle: Path) -> None:
+    made = json.loads((bundle / "provenance.json").read_text())
+    here = versions()
+    origin = {**made, "libraries": {**here, "scikit-learn": "1.2.3", "lightgbm": "0.1", "skops": "0.1"}}
+    (bundle / "provenance.json").write_text(json.dumps(origin))
+    expected = rf"skops: made with scikit-learn 1\.2\.3 \(here {here['scikit-learn']}\); its answers may not"
+    with pytest.warns(UserWarning, match=expected) as said:
+        assert open_bundle(bundle).fitted is not None
+    assert len(said) == 1  # LightGBM is not in this pipeline
+
+
 def test_pipelines_that_people_build_are_trusted(rows: pd.DataFrame) -> None:
     X, y = rows[["size"]], rows["size"] > 0
     steps: list[tuple[Any, Any]] = [
@@ -240,77 +249,3 @@ def test_the_same_pipeline_is_the_same_bytes(rows: pd.DataFrame) -> None:
         dump_pipeline(pipeline.fit(rows, rows["size"] > 0), Path(f"{name}.skops"))
     assert file_md5(Path("a.skops")) == file_md5(Path("b.skops"))
     assert not list(Path().glob("*.draft"))
-
-
-# --- DVC
-
-
-@pytest.fixture
-def added(bundle: Path) -> str:
-    """The md5 under which a real DVC knows data/model, which is in its cache."""
-    (bundle / "deep").mkdir()
-    (bundle / "deep" / "é.txt").write_text("é\r\n")
-    (bundle / "deep-er.txt").write_text("")
-    (bundle / ".hidden").write_text("x")
-
-    def dvc(*command: str) -> None:
-        env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-        subprocess.run([sys.executable, "-m", "dvc", *command], check=True, capture_output=True, env=env)
-
-    dvc("init", "--no-scm", "--quiet")
-    dvc("add", "--quiet", "data/model")
-    found = [line for line in Path("data/model.dvc").read_text().splitlines() if "md5:" in line]
-    return found[0].split("md5:")[1].strip()
-
-
-def test_a_bundle_s_md5_is_the_one_that_dvc_gives_it_and_its_cache_gives_it_back(added: str) -> None:
-    assert bundle_md5(Path("data/model")) == added
-    assert find_bundle(added) == Path("data/model")
-    whole = {p.relative_to("data/model"): p.read_bytes() for p in Path("data/model").rglob("*") if p.is_file()}
-    shutil.rmtree("data/model")
-    found = find_bundle(added.removesuffix(".dir"))
-    assert found is not None
-    assert {p.relative_to(found): p.read_bytes() for p in found.rglob("*") if p.is_file()} == whole
-    (found / "card.md").write_text("tampered")
-    assert find_bundle(added) == found
-    assert bundle_md5(found) == added
-    _an_experiment_folder_finds_it_in_the_real_repository(added)
-    _damage_is_refused(added, found)
-
-
-def _an_experiment_folder_finds_it_in_the_real_repository(md5: str) -> None:
-    root = Path.cwd()
-    (root / "exp").mkdir()
-    os.chdir(root / "exp")
-    try:
-        assert find_bundle(md5) is None
-        os.environ["DVC_ROOT"] = str(root)
-        assert find_bundle(md5) is not None
-    finally:
-        os.environ.pop("DVC_ROOT", None)
-        os.chdir(root)
-
-
-def _damage_is_refused(md5: str, laid_out: Path) -> None:
-    def cached(digest: str) -> Path:
-        return Path(".dvc/cache/files/md5") / digest[:2] / digest[2:]
-
-    shutil.rmtree(laid_out)
-    listing = json.loads(cached(md5).read_bytes())
-    entry = next(e for e in listing if e["relpath"] == "card.md")
-    path = cached(entry["md5"])
-    content = path.read_bytes()
-    path.chmod(0o644)
-    path.write_bytes(content + b"x")
-    with pytest.raises(ModelError, match=rf"{path}: its md5 is [0-9a-f]{{32}}, expected {entry['md5']}"):
-        find_bundle(md5)
-    assert not laid_out.exists()
-    path.unlink()
-    assert find_bundle(md5) is None
-    assert not laid_out.exists()
-    path.write_bytes(content)
-    cached(md5).chmod(0o644)
-    cached(md5).write_bytes(cached(md5).read_bytes().replace(b"card.md", b"../x.md"))
-    with pytest.raises(ModelError, match=rf"its md5 is [0-9a-f]{{32}}, expected {md5.removesuffix('.dir')}"):
-        find_bundle(md5)
-    assert find_bundle("0" * 32) is None

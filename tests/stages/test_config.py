@@ -224,3 +224,55 @@ def test_a_password_in_the_tracking_uri_is_refused_and_not_shown() -> None:
     said = problem(tree)
     assert "MLFLOW_TRACKING_PASSWORD" in said
     assert "s3cret" not in said
+
+
+@pytest.mark.parametrize("query", ["?token=s3cret", "?a=1&api_key=s3cret", "#access_token=s3cret", "?%74oken=s3cret"])
+def test_a_secret_in_the_query_of_the_tracking_uri_is_refused_and_not_shown(query: str) -> None:
+    tree = changed("tracking.mode", "server")
+    tree["tracking"]["uri"] = f"https://host:5000/{query}"
+    said = problem(tree, {"tracking": "conf/tracking/server.yaml"})
+    assert "MLFLOW_TRACKING_TOKEN" in said
+    assert "s3cret" not in said
+
+
+SECRETS = [
+    "https://ann:s3cret@host/a.csv",
+    "https://s3cret@host/a.csv",
+    "sftp://ann:s3cret@host/a.csv",
+    "https://store.blob.core.windows.net/a.csv?sv=1&sig=s3cret",
+    "https://bucket.s3.amazonaws.com/a.csv?X-Amz-Date=1&X-Amz-Signature=s3cret",
+    "https://bucket.s3.amazonaws.com/a.csv?x-amz-security-token=s3cret",
+    "https://host/a.csv?key=s3cret",
+    "https://host/a.csv?password=s3cret",
+    "https://host/a.csv?a=1;client_secret=s3cret",
+    "simplecache::https://host/a.csv?token=s3cret",
+    "zip://a.csv::https://ann:s3cret@host/a.zip",
+]
+NO_SECRETS = [
+    "data/source/a.csv",
+    "data/source/tokens?.csv",
+    "https://host/tokens/a.csv?version=7&sort_key=day",
+    "s3://bucket/a@b:c.csv?versionId=x",
+    "abfs://container@account.dfs.core.windows.net/a.parquet",
+    "sftp://ann@host/a.csv",
+    "simplecache::s3://bucket/keys.csv",
+]
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_a_secret_in_the_path_of_a_table_is_refused_and_not_shown(path: str) -> None:
+    said = problem(changed("data.tables", {"a": {"path": path}}), {"data": "conf/data/mine.yaml"})
+    assert said.startswith("conf/data/mine.yaml: data: tables.a.path holds a ")
+    assert "AWS_ACCESS_KEY_ID" in said
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize("path", NO_SECRETS)
+def test_a_path_without_a_secret_is_taken(path: str) -> None:
+    assert validate(changed("data.tables", {"a": {"path": path}})).data.tables["a"].path == path
+
+
+def test_the_url_of_a_database_in_the_place_of_its_variable_is_refused_and_not_shown() -> None:
+    said = problem(changed("data.tables", {"a": {"database": "postgresql://ann:s3cret@host/db", "query": "select 1"}}))
+    assert "tables.a.database is the name of an environment variable" in said
+    assert "s3cret" not in said

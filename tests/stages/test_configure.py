@@ -104,6 +104,13 @@ def test_all_problems_are_named_at_once_with_file_key_value_and_nearest_name(con
         assert any(all(word in line for word in words) for line in said), (words, said)
 
 
+def test_how_to_serve_is_checked_with_the_rest_though_no_stage_reads_it() -> None:
+    said = problems("data=breast_cancer", "+serve.limits.row=7", "serve.pins.source=git", "model.max_depth=ten")
+    assert "conf/serve/default.yaml: serve.limits.row: there is no such key (did you mean 'rows'?)" in said
+    assert "conf/serve/default.yaml: serve.pins: source: git needs `champion`, a tag, branch, commit" in said
+    assert "model.max_depth" in said
+
+
 def test_a_parameter_of_the_wrong_type_is_named_with_what_scikit_learn_takes() -> None:
     said = problems("data=breast_cancer", "model.max_depth=ten")
     assert said.startswith("conf/model/random_forest.yaml: model.max_depth: The 'max_depth' parameter")
@@ -126,7 +133,7 @@ def test_a_target_outside_the_allowlist_is_refused_with_the_way_to_allow_it(conf
 
 
 def test_a_module_that_the_config_allows_may_be_named(conf: Path) -> None:
-    edit(conf / "train/fit.yaml", "stages]", "stages, scipy]")
+    edit(conf / "train/fit.yaml", "xgboost]", "xgboost, scipy]")
     (conf / "train/drawn.yaml").write_text(
         "defaults: [search, _self_]\nsearch:\n  param_distributions:\n    model__max_leaf_nodes:\n"
         "      { _target_: scipy.stats.randint, low: 2, high: 9 }\n"
@@ -158,6 +165,89 @@ def test_a_missing_query_and_a_metric_that_is_no_scorer_are_named(conf: Path) ->
     assert "conf/data/wine.yaml: data.query: there is no file conf/data/wein.sql (did you mean 'wine.sql'?)" in said
     assert "evaluate.metrics: 'acuracy' is no scikit-learn scorer (did you mean 'accuracy'?)" in said
     assert "conf/train/fit.yaml: train.threshold: 'f11' is no scikit-learn scorer (did you mean 'f1'?)" in said
+
+
+@pytest.mark.parametrize("exp", [None, "tried"])
+def test_a_secret_of_the_environment_never_reaches_params_yaml(
+    exp: str | None, conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["data=wine"])
+    before = Path("params.yaml").read_text()
+    monkeypatch.setenv("TICKETS_URL", "postgresql://ann:hunter2@host/db")
+    edit(conf / "data/wine.yaml", "title: Which of three", "title: ${oc.env:TICKETS_URL} Which of three")
+    if exp:
+        monkeypatch.setenv("DVC_EXP_NAME", exp)
+    with pytest.raises(ConfigError, match=r"conf/data/wine.yaml:4: \$\{oc.env:…\} is not for conf/.*TICKETS_URL`"):
+        main(["data=wine"] if exp is None else [])
+    assert Path("params.yaml").read_text() == before
+
+
+def test_an_override_that_reads_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    said = problems("data=wine", "data.title=${oc.env:SECRET}")
+    assert said.startswith("override data.title: ${oc.env:…} is not for conf/")
+
+
+def test_a_module_named_in_hydras_search_path_is_not_imported(
+    conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (conf / "evil").mkdir()
+    (conf / "evil/__init__.py").write_text("open('pwned', 'w')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    edit(conf / "config.yaml", "seed: 42", "hydra: { searchpath: ['pkg://conf.evil'] }\nseed: 42")
+    assert "hydra: conf/ says what is run" in problems()
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "metric", "fits"),
+    [
+        ("wine", "roc_auc", "roc_auc_ovr"),
+        ("diabetes", "f1", "r2"),
+        ("diabetes", "roc_auc", "r2"),
+        ("breast_cancer", "r2", "roc_auc"),
+        ("breast_cancer", "neg_max_error", "f1"),
+    ],
+)
+def test_a_metric_of_another_task_is_told_before_anything_is_trained(data: str, metric: str, fits: str) -> None:
+    said = problems(f"data={data}", f"evaluate.metrics=[{metric}]", f"evaluate.primary={metric}")
+    assert said.startswith(f"conf/evaluate/default.yaml: evaluate.metrics: '{metric}' does not fit data.task ")
+    assert fits in said
+
+
+def test_the_primary_metric_and_the_scoring_of_a_search_must_fit_the_task_too() -> None:
+    said = problems(
+        "data=breast_cancer", "data.task.primary=r2", "evaluate.primary=roc_auc",
+        "train=search", "train.search.scoring=neg_max_error",
+    )  # fmt: skip
+    assert "conf/data/breast_cancer.yaml: data.task.primary: 'r2' does not fit data.task binary" in said
+    assert "conf/train/search.yaml: train.search.scoring: 'neg_max_error' does not fit data.task binary" in said
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "neg_log_loss", "r2"])
+def test_a_threshold_that_no_labels_can_choose_is_told_before_anything_is_trained(metric: str) -> None:
+    said = problems("data=breast_cancer", f"train.threshold={metric}")
+    assert said.startswith(f"conf/train/fit.yaml: train.threshold: '{metric}' ")
+    composed(["data=breast_cancer", "train.threshold=matthews_corrcoef"])
+
+
+def test_a_slice_of_no_column_is_told_before_anything_is_trained() -> None:
+    said = problems("data=flights", "evaluate.slices=[origin,carier]")
+    assert said == (
+        "conf/evaluate/default.yaml: evaluate.slices: 'carier' is no column of the data (did you mean 'carrier'?)"
+    )
+
+
+def test_metrics_threshold_and_slices_are_told_all_at_once() -> None:
+    said = problems(
+        "data=breast_cancer",
+        "evaluate.metrics=[r2,roc_auc,f1_samples]",
+        "train.threshold=roc_auc",
+        "evaluate.slices=[x]",
+    )
+    for words in ("'r2' does not fit", "'f1_samples' does not fit", "'roc_auc' cannot choose", "'x' is no column"):
+        assert words in said
+    assert len(said.splitlines()) == 5
 
 
 def test_nothing_is_written_while_conf_has_a_problem(conf: Path, tmp_path: Path) -> None:

@@ -74,6 +74,23 @@ def test_labels_of_text_are_python_strings_and_values_are_floats(tmp_path: Path)
     assert read_split(COLUMNS, REGRESSION, "train", tmp_path).y.dtype == np.dtype("float64")
 
 
+def test_labels_that_are_not_known_yet_leave_the_kind_of_the_others_alone(tmp_path: Path) -> None:
+    for target, task, given in (
+        ([1, None, 0], BINARY, [1, 0]),
+        (["no", None, "yes"], BINARY, ["no", "yes"]),
+        ([True, None, False], BINARY, [1, 0]),
+        ([1.5, None, 2.5], REGRESSION, [1.5, 2.5]),
+    ):
+        write(tmp_path, target=target)
+        split = read_split(COLUMNS, task, "train", tmp_path)
+        assert split.known is not None
+        assert split.known.tolist() == [True, False, True]
+        assert split.y[split.known].tolist() == given
+        assert type(split.y[split.known].tolist()[0]) is type(given[0])
+    write(tmp_path)
+    assert read_split(COLUMNS, BINARY, "train", tmp_path).known is None
+
+
 @pytest.mark.parametrize("target", [pa.int64(), pa.string()])
 def test_an_empty_split_has_every_column_and_kind(tmp_path: Path, target: pa.DataType) -> None:
     empty = pa.table(FRAME).slice(0, 0)

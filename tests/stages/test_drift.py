@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from omegaconf import OmegaConf
 from stages import config as typed
 from stages.bundle import Model, open_bundle, signature_tree
 from stages.dataset import read_split
-from stages.drift import choose_windows, run
-from stages.errors import DataError
+from stages.drift import choose_windows, main, run
+from stages.errors import DataError, PinwerkError
 from stages.files import write_json
 from stages.fitted import dump_pipeline
 from stages.train import describe, fit
@@ -87,6 +88,7 @@ def fitted(folder: Path, config: typed.Config, bundle: Path) -> Model:
     pipeline = fit(config, train)
     dump_pipeline(pipeline, bundle / "pipeline.skops")
     write_json(bundle / "signature.json", signature_tree(describe(config, pipeline, train, validation)))
+    write_json(bundle / "provenance.json", {})
     return open_bundle(bundle)
 
 
@@ -125,7 +127,47 @@ def test_each_change_of_a_column_is_named(tmp_path: Path) -> None:
     assert "missing values 0.0% → 10.0%" in reasons["temp"]
     assert "new categories: 'ZZ' (10.0%)" in reasons["carrier"]
     assert "all values are missing in both windows" in reasons["empty"]
-    assert "distance, temp, carrier" in verdict.reasons[0]
+    assert verdict.outcome == "broken inputs"
+    assert verdict.broken == ("distance", "temp", "carrier")
+    assert "temp is broken: missing values 0.0% → 10.0%" in verdict.reasons
+    assert "distance, temp, carrier" in verdict.reasons[3]
+
+
+def test_one_broken_column_is_the_outcome_in_words_figures_and_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, data = configured(), prepared(tmp_path / "data")
+    current = pd.read_parquet(data / "current.parquet")
+    changed(data, carrier=current["carrier"].mask(np.arange(len(current)) % 10 == 0, "ZZ"))
+    monkeypatch.setattr("stages.drift.load_config", lambda _: config)
+    monkeypatch.setattr("stages.drift.open_bundle", lambda _: None)
+    monkeypatch.setattr("stages.drift.PREPARED", data)
+    monkeypatch.setattr("stages.drift.REPORTS", tmp_path / "reports")
+    main()
+    assert capsys.readouterr().out.startswith("drift: broken inputs: carrier is broken: new categories: 'ZZ' (10.0%)")
+    figures = read(tmp_path / "reports/drift.json")
+    assert (figures["drifted"], figures["columns_broken"]) == (0, 1)
+    assert read(tmp_path / "reports/drift/columns.json")["outcome"] == "broken inputs"
+    assert "Inputs are broken" in (tmp_path / "reports/drift/drift.html").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_keeps_the_report_that_was_there(tmp_path: Path) -> None:
+    """As a limit on the size of files, which asks for no right to mount."""
+    config, data = configured(time=False), prepared(tmp_path / "data")
+    run(config, data, None, tmp_path / "reports")
+    before = {file: file.read_bytes() for file in (tmp_path / "reports").rglob("*.*")}
+    changed(data, temp=0.0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(map(len, before.values()))
+    few = {"sample": 10}  # the sample is written as well, and must not be what fails
+    small = config.model_copy(update={"drift": config.drift.model_copy(update=few)})
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, limits[1]))
+        with pytest.raises(PinwerkError, match=r"reports/drift: could not be written \(File too large\)"):
+            run(small, data, None, tmp_path / "reports")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {file: file.read_bytes() for file in (tmp_path / "reports").rglob("*.*")} == before
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])

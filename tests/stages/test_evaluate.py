@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,11 @@ from sklearn.pipeline import Pipeline
 from stages import evaluate as stage
 from stages.bundle import Signature, SignatureColumn, bundle_md5, open_bundle, signature_tree
 from stages.config import Config, load_config
+from stages.dataset import Split
 from stages.errors import DataError, ModelError
 from stages.files import write_json
 from stages.fitted import dump_pipeline
+from stages.scoring import classified
 
 CONF = Path(__file__).parents[2] / "conf"
 METRICS = {
@@ -64,7 +69,7 @@ class Place:
         target.mkdir(parents=True, exist_ok=True)
         dump_pipeline(pipeline, target / "pipeline.skops")
         write_json(target / "signature.json", signature_tree(signature))
-        write_json(target / "provenance.json", {"params": {"model": {"_target_": "sklearn.Forest"}}, "git": {}})
+        write_json(target / "provenance.json", {"params": {"model": {"_target_": "sklearn.Forest"}}})
         return target
 
 
@@ -147,6 +152,7 @@ def _params(task: str, features: list[str], days: bool) -> dict[str, Any]:
         "drift": _group("drift/default"),
         "tracking": _group("tracking/embedded"),
         "engine": _group("engine/duckdb"),
+        "serve": _group("serve/default"),
         "seed": 42,
     }
 
@@ -213,6 +219,78 @@ def test_the_champion_is_compared_on_the_same_rows(here: Path) -> None:
     assert verdict["passed"]
     assert verdict["difference_to_champion"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert "Champion" in (here / "data/reports/report.html").read_text()
+
+
+def contested(here: Path, y: np.ndarray, **scores: np.ndarray) -> stage.Verdict:
+    """The gate's verdict on models that give these probabilities."""
+    made = place(here, "binary")
+    test = Split(pd.DataFrame({"x": np.zeros(len(y))}), y, None, pd.DataFrame(), pd.DataFrame())
+    models = {
+        name: classified(y, (p > 0.5).astype(int), np.column_stack([1 - p, p]), (0, 1)) for name, p in scores.items()
+    }
+    config = made.config()
+    return stage.verdict(config, stage.score(models, ("roc_auc",), test, config), None)
+
+
+def test_the_margin_is_that_of_each_resample_and_not_of_the_estimate(here: Path) -> None:
+    generator = np.random.default_rng(0)
+    y = (np.arange(60) % 2).astype(int)
+    champion = np.clip(0.5 + 0.25 * (y - 0.5) + generator.normal(0, 0.15, 60), 0, 1)
+    found = contested(here, y, candidate=champion - 1e-9, champion=champion, dummy=np.full(60, 0.5))
+    room, champion_leads = found.contest.room, found.contest.champion
+    assert room is not None
+    assert room.low is not None
+    assert champion_leads is not None
+    assert champion_leads.low is not None
+    assert room.low == pytest.approx(0.1 * (champion_leads.low - 0.5))  # not a tenth of the estimate's lead
+    assert found.passed
+
+
+def test_a_champion_below_the_dummy_gives_no_room(here: Path) -> None:
+    y = (np.arange(400) % 2).astype(int)
+    worse = 0.5 - 0.2 * (y - 0.5) + np.random.default_rng(0).normal(0, 0.1, 400)
+    found = contested(here, y, candidate=worse - 1e-3 * y, champion=worse, dummy=np.full(400, 0.5))
+    assert found.contest.room == found.contest.over_champion
+
+
+def test_one_row_of_a_class_is_not_enough_to_pass(here: Path) -> None:
+    """On more than a third of the resamples it is not drawn, and an area under the curve does not exist."""
+    y = np.array([1] + [0] * 40)
+    found = contested(here, y, candidate=y * 0.8 + 0.1, dummy=np.full(41, 0.5))
+    assert not found.passed
+    assert "not defined on enough resamples" in found.reasons[0]
+
+
+def test_the_primary_metric_is_drawn_often_enough_whatever_is_asked_for_the_others(here: Path) -> None:
+    made = place(here, "binary")
+    config, y = made.config(), np.arange(50) % 2
+    test = Split(pd.DataFrame({"x": np.zeros(50)}), y, None, pd.DataFrame(), pd.DataFrame())
+    said = {"candidate": classified(y, y, np.column_stack([1 - y, y]), (0, 1))}
+    drawn = stage.score(said, ("roc_auc", "f1"), test, config).drawn["candidate"]
+    assert (len(drawn["roc_auc"]), len(drawn["f1"])) == (1000, 40)
+
+
+def test_the_dummy_says_the_shares_of_the_training_rows() -> None:
+    three = Signature("multiclass", "target", ("a", "b", "c"), None)
+    said = stage.dummy(three, np.array(["b", "b", "a", "b"], dtype=object), np.array(["a", "c"], dtype=object))
+    assert said.scores.tolist() == [[0.25, 0.75, 0.0]] * 2
+    assert said.labels.tolist() == [1, 1]
+    value = stage.dummy(Signature("regression", "target", None, None), np.array([1.0, 2.0]), np.zeros(3))
+    assert value.labels.tolist() == [1.5] * 3
+
+
+def test_a_full_disk_is_told_in_one_line(here: Path) -> None:
+    """As a limit on the size of files, which asks for no right to mount."""
+    place(here, "binary").save()
+    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); from stages.errors import "
+    program += "run_stage; from stages.evaluate import main; run_stage(main)"
+    env = {**os.environ, "PYTHONPATH": str(CONF.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: data/reports/evaluate: could not be written (File too large); what was there is kept\n"
+    )
+    assert list((here / "data/reports").iterdir()) == []
 
 
 def test_a_candidate_worse_than_the_champion_is_held_back(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

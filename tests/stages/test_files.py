@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stages.errors import ModelError, PinwerkError
-from stages.files import read_json, replacing, write_atomically, write_json
+from stages.files import read_json, replacing, report_text, write_atomically, write_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +57,13 @@ def test_an_error_of_the_system_is_told_and_keeps_the_old_folder(target: Path) -
     with pytest.raises(PinwerkError, match=r"model: could not be written \(No such file.*what was there is kept"):  # noqa: SIM117
         with replacing(target) as folder:
             (folder / "no" / "b").write_text("half")
+    assert names(target) == ["a"]
+
+
+def test_an_error_of_what_the_block_reads_is_not_said_to_be_of_what_it_writes(target: Path, tmp_path: Path) -> None:
+    with pytest.raises(PinwerkError, match=r"input.csv: No such file or directory; .*model is kept as it was$"):  # noqa: SIM117
+        with replacing(target) as folder:
+            (folder / "b").write_text((tmp_path / "input.csv").read_text())
     assert names(target) == ["a"]
 
 
@@ -163,5 +171,9 @@ def test_json_comes_back_as_it_was_and_bad_json_is_told(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ModelError, match=f"t.json: {said}.*`dvc checkout` restores it"):
             read_json(path)
+    assert json.loads(report_text({"a": (1 / 3, float("inf")), "b": [float("nan"), 2]})) == {
+        "a": [0.3333333333, None],
+        "b": [None, 2],
+    }
     with pytest.raises(ModelError, match=r"no.json: there is no such file"):
         read_json(tmp_path / "no.json")

@@ -19,8 +19,14 @@ BASE = Contest(
 )
 
 
-def against(low: float, value: float, high: float) -> Contest:
-    return replace(BASE, champion=Interval(0.7 - value, 0.6, 0.8), over_champion=Interval(value, low, high))
+def against(low: float, value: float, high: float, allowed: float = 0.0) -> Contest:
+    """A champion with the candidate's lead over it, and a margin that is the same on every resample."""
+    return replace(
+        BASE,
+        champion=Interval(0.7 - value, 0.6, 0.8),
+        over_champion=Interval(value, low, high),
+        room=Interval(value + allowed, low + allowed, high + allowed),
+    )
 
 
 def test_without_a_champion_the_dummy_alone_is_to_beat() -> None:
@@ -49,18 +55,22 @@ def test_the_champion_itself_passes_against_itself() -> None:
 
 
 def test_a_loss_within_the_margin_of_the_champions_lead_passes() -> None:
-    assert judge(against(-0.019, -0.005, 0.01), 0.1).passed  # the champion leads by .205, so .0205 may be lost
-    assert not judge(against(-0.022, -0.005, 0.01), 0.1).passed
+    assert judge(against(-0.019, -0.005, 0.01, allowed=0.0205), 0.1).passed  # a tenth of the champion's lead of .205
+    assert not judge(against(-0.022, -0.005, 0.01, allowed=0.0205), 0.1).passed
+
+
+def test_the_room_that_is_left_decides_and_is_told() -> None:
+    contest = replace(against(-0.019, -0.005, 0.01), room=Interval(0.0155, -0.001, 0.03))
+    verdict = judge(contest, 0.1)
+    assert not verdict.passed
+    said = "10% of the champion's lead over the dummy may be lost, which leaves 0.015 (\N{MINUS SIGN}0.001 to 0.030;"
+    assert said in verdict.reasons[1]
+    assert verdict.tree()["room"] == {"value": 0.0155, "low": -0.001, "high": 0.03}
 
 
 def test_what_is_shown_to_be_worse_reads_otherwise_than_what_may_be() -> None:
     assert "It is worse than the champion" in judge(against(-0.10, -0.06, -0.04), 0.1).reasons[1]
     assert "the test split cannot tell" in judge(against(-0.10, -0.01, 0.04), 0.1).reasons[1]
-
-
-def test_a_champion_below_the_dummy_gives_no_room() -> None:
-    contest = replace(BASE, champion=Interval(0.4, 0.3, 0.5), over_champion=Interval(0.3, -0.01, 0.5))
-    assert not judge(contest, 0.5).passed
 
 
 def test_a_champion_that_does_not_fit_is_a_reason_and_no_crash() -> None:
@@ -72,7 +82,20 @@ def test_a_champion_that_does_not_fit_is_a_reason_and_no_crash() -> None:
 def test_an_undefined_metric_is_held_back() -> None:
     nothing = Interval(None, None, None)
     assert not judge(replace(BASE, candidate=nothing, over_dummy=nothing), 0.1).passed
-    assert not judge(replace(BASE, champion=nothing, over_champion=nothing), 0.1).passed
+    verdict = judge(replace(BASE, champion=nothing, over_champion=nothing, room=nothing), 0.1)
+    assert not verdict.passed
+    assert "not defined on the test split" in verdict.reasons[1]
+
+
+def test_a_metric_that_few_resamples_define_is_held_back_and_said_to_be() -> None:
+    lonely = Interval(0.2, None, None)
+    verdict = judge(replace(BASE, over_dummy=lonely), 0.1)
+    assert not verdict.passed
+    assert "not defined on enough resamples of the test split (95% are asked for)" in verdict.reasons[0]
+    verdict = judge(replace(against(0.0, 0.0, 0.0), over_champion=lonely, room=lonely), 0.1)
+    assert not verdict.passed
+    assert "enough resamples" in verdict.reasons[1]
+    assert "against the champion" in verdict.reasons[1]
 
 
 def test_losses_read_as_people_say_them() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 
 from stages.config import Task
 from stages.errors import ConfigError
-from stages.nodes import build, build_pipeline, problems, task_problem, walk
+from stages.nodes import CALLED, PASSED, build, build_pipeline, problems, task_problem, walk
 
 TARGETS = ["sklearn", "stages"]
 DUMMY = "sklearn.dummy.DummyClassifier"
@@ -43,7 +46,46 @@ WAYS_OUT: list[Any] = [
     {"_target_": DUMMY, "_args_": [[[{"deep": ({"_target_": "os.getcwd"},)}]]]},
     {"_target_": DUMMY, "_recursive_": False, "strategy": {"_target_": "os.getcwd"}},
     {"_target_": DUMMY, "_partial_": True, "strategy": {"_target_": "os.getcwd"}},
+    # what runs commands, reads pickles or fetches, under an allowed name
+    {"_target_": "stages.provenance._git", "_args_": ["-c", "alias.x=!touch pwned", "x"]},
+    {"_target_": "stages.provenance.provenance"},
+    {"_target_": "stages.errors.run_stage", "main": {"_target_": "stages.configure.check", "_partial_": True}},
+    {"_target_": "sklearn.utils._testing.assert_run_python_script_without_output", "source_code": "open('pwned', 'w')"},
+    {"_target_": "sklearn.utils._testing.TempMemmap", "data": [1]},
+    {"_target_": "sklearn.datasets.load_files", "container_path": "."},
+    {"_target_": "sklearn.datasets.fetch_openml", "name": "iris"},
+    {"_target_": "sklearn.datasets.load_iris"},
+    {"_target_": "sklearn.show_versions"},
+    {"_target_": "sklearn.clone", "estimator": {"_target_": DUMMY}},
+    {"_target_": "sklearn.utils.Bunch"},
+    {"_target_": "sklearn.utils.parallel.delayed", "function": "x"},
+    {"_target_": "lightgbm.Booster", "model_file": "x"},
+    {"_target_": "lightgbm.train", "params": {}},
+    {"_target_": "xgboost.Booster", "model_file": "x"},
+    {"_target_": "hydra.utils.get_class", "path": "os.getcwd"},
+    {"_target_": "hydra.utils.call", "config": {}},
+    {"_target_": "joblib.load", "filename": "x"},
+    {"_target_": "joblib.Memory", "location": "x"},
+    {"_target_": "numpy.load", "file": "x"},
+    {"_target_": "scipy.stats.rv_continuous", "shapes": "a"},
+    {"_target_": "scipy.stats.sampling.TransformedDensityRejection", "dist": "x"},
+    {"_target_": "subprocess.Popen", "args": ["touch", "pwned"]},
+    {"_target_": "antigravity.webbrowser"},
+    {"_target_": "test.autotest.main"},
+    {"_target_": "sklearn.preprocessing.FunctionTransformer", "func": {"_target_": "os.system", "_partial_": True}},
+    {"_target_": "sklearn.preprocessing.FunctionTransformer", "func": {"_target_": "numpy.save", "_partial_": True}},
+    {
+        "_target_": "sklearn.preprocessing.FunctionTransformer",
+        "func": {"_target_": "sklearn.show_versions", "_partial_": True},
+    },
+    {"_target_": "sklearn.pipeline.Pipeline", "steps": [["a", {"_target_": DUMMY}]], "memory": "conf/cache"},
+    {"_target_": "sklearn.decomposition._pca.PCA"},
+    {"_target_": "sklearn.feature_selection.chi2", "X": [[1]], "y": [1]},
+    {"_target_": DUMMY, "_partial_": True},
+    {"_target_": DUMMY, "_partial_": "true"},
 ]
+EVERY_LIBRARY = ["sklearn", "stages", "lightgbm", "xgboost", "scipy", "numpy", "joblib", "hydra", "os", "subprocess"]
+EVERY_LIBRARY += ["builtins", "antigravity", "test", "conf", "data"]
 
 
 @pytest.mark.parametrize("node", WAYS_OUT, ids=str)
@@ -51,6 +93,88 @@ def test_the_allowlist_has_no_way_out(node: Any) -> None:
     assert problems("model", node, TARGETS)
     with pytest.raises(ConfigError):
         build(node, TARGETS)
+
+
+@pytest.mark.parametrize("node", WAYS_OUT, ids=str)
+def test_no_prefix_that_a_config_adds_makes_a_way_out(
+    node: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert problems("model", node, EVERY_LIBRARY)
+    with pytest.raises(ConfigError):
+        build(node, EVERY_LIBRARY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["conf", "data"])
+def test_a_python_file_beside_the_configuration_is_not_run(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "evil.py").write_text("open('pwned', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (said,) = problems("model", {"_target_": f"{folder}.evil.Model"}, [folder])
+    assert "in no library of estimators" in said
+    assert not Path("pwned").exists()
+
+
+def test_an_estimator_of_ones_own_is_built_once_its_package_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_models").mkdir()
+    (tmp_path / "own_models/own.py").write_text(
+        "from sklearn.dummy import DummyClassifier\nclass Own(DummyClassifier): pass\ndef own(): return Own()\n"
+    )
+    (tmp_path / "own_models/broken.py").write_text("raise AttributeError('half written')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert problems("model", {"_target_": "own_models.own.Own"}, TARGETS)
+    assert problems("model", {"_target_": "own_models.own.Own"}, [*TARGETS, "own_models"]) == []
+    assert type(build({"_target_": "own_models.own.Own"}, ["own_models"])).__name__ == "Own"
+    assert "conf/ can build nothing else" in problems("model", {"_target_": "own_models.own.own"}, ["own_models"])[0]
+    assert (
+        "cannot be imported (half written)" in problems("model", {"_target_": "own_models.broken.X"}, ["own_models"])[0]
+    )
+
+
+BUILT: list[dict[str, Any]] = [
+    {"_target_": "sklearn.gaussian_process.kernels.RBF", "length_scale": 2.0},
+    {"_target_": "sklearn.model_selection.RepeatedStratifiedKFold", "n_splits": 2},
+    {"_target_": "sklearn.model_selection.ShuffleSplit"},
+    {"_target_": "sklearn.feature_selection.SelectKBest", "k": 1},
+    {"_target_": "sklearn.metrics.make_scorer", "beta": 2,
+     "score_func": {"_target_": "sklearn.metrics.fbeta_score", "_partial_": True}},
+    {"_target_": "sklearn.preprocessing.FunctionTransformer"},
+    {"_target_": "lightgbm.LGBMClassifier"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("node", BUILT, ids=lambda node: node["_target_"])
+def test_what_computes_can_be_built(node: dict[str, Any]) -> None:
+    assert problems("model", node, [*TARGETS, "lightgbm"]) == []
+    assert build(node, [*TARGETS, "lightgbm"]) is not None
+
+
+@pytest.mark.parametrize("name", [*PASSED, *CALLED])
+def test_every_function_that_may_be_named_is_there_and_is_no_class(name: str) -> None:
+    node = {"_target_": name, **({"_partial_": True} if name in PASSED else {})}
+    assert problems("model", node, TARGETS) == []
+    assert inspect.isfunction(inspect.unwrap(getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])))
+
+
+def test_a_function_is_handed_on_and_never_called() -> None:
+    (said,) = problems("model", {"_target_": "sklearn.metrics.fbeta_score"}, TARGETS)
+    assert said == "model._partial_: sklearn.metrics.fbeta_score is handed on, not called; say `_partial_: true`"
+
+
+def test_a_cache_of_pickles_is_refused_also_among_the_values_of_a_search() -> None:
+    search = {
+        "_target_": "sklearn.model_selection.GridSearchCV",
+        "param_grid": {"features__numeric__memory": ["conf/cache"], "model__C": [1.0]},
+    }
+    (said,) = problems("train.search", search, TARGETS)
+    assert said.startswith("train.search.param_grid.features__numeric__memory: a cache is read as pickles")
+    assert problems("model", {"_target_": "sklearn.pipeline.Pipeline", "steps": [], "memory": None}, TARGETS) == []
 
 
 KEYS = st.sampled_from(["_args_", "a", "steps", "_convert_"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from stages.address import root
 from stages.bundle import bundle_md5
-from stages.config import Tracking
 from stages.errors import ModelError, TrackingError
-from stages.outbox import Record, forget, masked, outbox, put, queued, reached, root, shown, take
+from stages.outbox import Delivered, Record, content_id, outbox, put, queued, settle, take, went
 
-SERVER = Tracking(mode="server", uri="http://127.0.0.1:5000", experiment="e", model="m", timeout=1, deadline=5)
+RUN = Delivered("r" * 32, "m", 3)
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +61,42 @@ def test_a_record_is_taken_as_it_was_put() -> None:
     assert bundle_md5(folder / "bundle") == bundle_md5(Path("data/model"))
 
 
-def test_the_oldest_record_comes_first_and_a_forgotten_one_not_at_all() -> None:
+def test_the_oldest_record_comes_first_and_a_delivered_one_not_at_all() -> None:
     late, early = kept("a" * 32, 2), kept("b" * 32, 1)
     assert queued() == [early, late]
-    forget(early)
+    settle(early, RUN)
     assert queued() == [late]
     assert not early.exists()
+    assert went(early.name) == RUN
+    assert went(late.name) is None
+
+
+def test_a_record_that_waits_already_is_left_alone_and_a_damaged_one_replaced() -> None:
+    folder = kept(at=1)
+    assert kept(at=2) == folder
+    assert take(folder).time == 1
+    (folder / "bundle/model.onnx").write_bytes(b"other")
+    kept(at=3)
+    assert take(folder).time == 3
+
+
+def test_the_id_of_a_record_follows_from_what_it_says_and_not_from_when_and_where() -> None:
+    files = [Path("plots"), Path("report.html")]
+    first = replace(record(), tags={"data": "flights", "git.commit": "1", "dvc.experiment": "a"})
+    there = replace(first, id="", time=9, name="brave-cat", tags={"data": "flights", "git.commit": "2"})
+    assert content_id(there, files) == content_id(first, files)
+    others = [
+        replace(first, params={"seed": "43"}),
+        replace(first, metrics={"roc_auc": 0.6}),
+        replace(first, model_md5="f" * 32),
+        replace(first, experiment="other"),
+        replace(first, tags={"data": "wine"}),
+        replace(first, datasets={"train": "f" * 32}),
+    ]
+    ids = {content_id(other, files) for other in [first, *others]}
+    Path("plots/roc.json").write_text("[1]")
+    ids.add(content_id(first, files))
+    assert len(ids) == len(others) + 2
 
 
 def test_an_experiment_in_a_temporary_folder_puts_its_record_into_the_real_repository(
@@ -95,7 +125,7 @@ def test_a_bundle_that_changed_in_the_outbox_is_damage() -> None:
 
 def test_a_record_without_its_bundle_is_damage() -> None:
     folder = kept()
-    forget(folder / "bundle")
+    shutil.rmtree(folder / "bundle")
     with pytest.raises(TrackingError, match="damaged"):
         take(folder)
 
@@ -143,49 +173,6 @@ def test_a_record_that_cannot_be_kept_is_one_clear_error(mounted: Path, reason: 
     assert "unrecorded" in said
     assert "\n" not in said
     assert list(mounted.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("uri", "name"),
-    [
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-        ("https://ann:s3cret@host/mlflow", "https://host/mlflow"),
-        ("https://ann:p@ss@host:99999?token=s3cret", "https://host:99999"),
-        ("http://[::1]:5000", "http://[::1]:5000"),
-        ("databricks", "databricks"),
-        ("postgresql://u:s3cret@db/mlflow", "postgresql://db/mlflow"),
-    ],
-)
-def test_a_store_is_named_without_user_and_password(uri: str, name: str) -> None:
-    assert shown(SERVER.model_copy(update={"uri": uri})) == f"the tracking server {name}"
-
-
-def test_secrets_are_masked_however_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
-    there = SERVER.model_copy(update={"uri": "http://ann:s%23cret@host"})
-    assert masked("s%23cret, s#cret and t0ken", there) == "***, *** and ***"
-
-
-@pytest.mark.parametrize(
-    ("uri", "reason"),
-    [
-        ("http://127.0.0.1:{port}", "cannot be reached .Connection refused"),
-        ("http://ann:s3cret@127.0.0.1:{port}", "server http://127.0.0.1:[0-9]+ cannot be reached"),
-        ("http://nowhere.invalid:80", "cannot be reached"),
-        ("http://127.0.0.1:99999", "is no address"),
-    ],
-)
-def test_a_server_that_nobody_runs_is_told_at_once(uri: str, reason: str) -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets it, and it refuses
-        there = SERVER.model_copy(update={"uri": uri.format(port=held.getsockname()[1])})
-        with pytest.raises(TrackingError, match=reason):
-            reached(there)
-
-
-@pytest.mark.parametrize("uri", ["databricks", "sqlite:////tmp/x.db", "postgresql://db/mlflow"])
-def test_a_store_that_speaks_no_http_is_not_looked_for(uri: str) -> None:
-    reached(SERVER.model_copy(update={"uri": uri}))
 
 
 def test_a_record_carries_its_own_model_and_experiment() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -301,7 +302,7 @@ def test_targets_of_any_kind_are_read_and_rows_without_one_are_kept_apart(
     target = pd.Series([values[i % len(values)] for i in range(400)], dtype="object")
     if {type(v) for v in values} >= {int, type(None)} or {type(v) for v in values} >= {bool, type(None)}:
         target = target.astype("boolean" if isinstance(values[0], bool) else "Int64")
-    report = run(rows(target=target), config(task=task))
+    report = run(rows(target=target), config(task=task, split=RANDOM.model_copy(update={"current": 0.0})))
     missing = sum(values[i % len(values)] is values[-1] for i in range(400))
     assert report["unlabelled"] == missing == len(read("unlabelled"))
     found = pd.concat([read(name)["target"] for name in SPLITS])
@@ -310,8 +311,14 @@ def test_targets_of_any_kind_are_read_and_rows_without_one_are_kept_apart(
 
 def test_a_target_of_floats_with_nan_has_no_class_nan() -> None:
     report = run(rows(target=[1.0, 0.0, float("nan"), 0.0] * 100), config())
-    assert report["unlabelled"] == 100
-    assert set(report["splits"]["train"]["target"]["classes"]) == {"0.0", "1.0"}
+    assert report["unlabelled"] + read("current")["target"].isna().sum() == 100
+    assert set(report["splits"]["train"]["target"]["classes"]) == {"0", "1"}
+    assert read("train")["target"].dtype == "int64"
+
+
+def test_a_target_of_floats_that_are_no_whole_numbers_has_classes_of_text() -> None:
+    report = run(rows(target=[1.5, 0.0, float("nan"), 0.0] * 100), config())
+    assert set(report["splits"]["train"]["target"]["classes"]) == {"0.0", "1.5"}
 
 
 def test_an_infinite_target_is_quarantined() -> None:
@@ -385,7 +392,7 @@ def test_the_same_rows_give_the_same_bytes_in_any_order_and_at_any_threads(by: A
     run(frame.sample(frac=1, random_state=3), config(**setting, threads=1), out="c")
     run(frame.sample(frac=1, random_state=4), config(**setting, threads=2), out="d")
     assert digests("a") == digests("b") == digests("c") == digests("d")
-    run(frame, config(**setting, seed=43), out="e")
+    run(frame, config(**{**setting, "split": split.model_copy(update={"seed": 43})}), out="e")
     assert where("a") != where("e")
 
 
@@ -468,6 +475,66 @@ def test_rows_come_in_the_order_of_time() -> None:
     frame = rows(400).sample(frac=1, random_state=0)
     run(frame, config(split=DAYS, time="moment", as_of=datetime(2026, 1, 22)))
     assert all(read(name)["moment"].is_monotonic_increasing for name in SPLITS)
+
+
+def test_a_row_without_a_label_is_watched_in_the_current_window_and_nowhere_else() -> None:
+    frame = rows(400)
+    frame["target"] = frame["target"].astype("Int64")
+    frame.loc[frame.index % 7 == 0, "target"] = pd.NA
+    report = run(frame, config(split=DAYS, time="moment", as_of=datetime(2026, 1, 22)))
+    watched = read("current")["target"]
+    assert watched.isna().any()
+    assert watched.notna().any()
+    assert not any(read(name)["target"].isna().any() for name in ("train", "validation", "test"))
+    assert report["unlabelled"] == frame["target"].isna().sum() - watched.isna().sum()
+
+
+@pytest.mark.parametrize("by", ["random", "stratified"])
+def test_the_seed_of_the_model_leaves_the_rows_where_they_are_and_that_of_the_split_draws_anew(by: Any) -> None:
+    split = Split(by=by, test=0.2, validation=0.2, current=0.1)
+    found = []
+    for seed, draw in ((1, 42), (2, 42), (1, 43)):
+        run(rows(400), config(split=split.model_copy(update={"seed": draw}), seed=seed))
+        found.append(where())
+    assert found[0] == found[1] != found[2]
+
+
+# --- what a query may not do
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("random()", "random()"),
+        ("(select count(*) from rows r where r.moment < now())", "now()"),
+        ("extract(year from current_date)", "current_date"),
+        ("extract(hour from CURRENT_TIMESTAMP)", "current_timestamp"),
+        ("length(uuid()::varchar)", "uuid()"),
+        ("extract(year from age(moment))", "age() of one moment"),
+        ("(select count(*) from rows using sample 10%)", "a sample without REPEATABLE (seed)"),
+    ],
+)
+def test_a_query_that_gives_another_answer_each_time_is_refused(expression: str, said: str) -> None:
+    query = f"select * replace ({expression} as size) from rows"
+    with pytest.raises(DataError, match=rf"conf/data/tests.sql: {re.escape(said)}.*: gives another answer each time"):
+        run(rows(), config(), query)
+    assert not Path("prepared").exists()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["read_text('/etc/hostname')", "read_csv('outside.csv')", "'outside.csv'", "read_csv('https://example.org/a.csv')",
+     "read_text('raw/../outside.csv')", "glob('/*')"],
+)  # fmt: skip
+def test_a_query_reads_nothing_but_the_tables(source: str) -> None:
+    Path("outside.csv").write_text("a\n1\n")
+    query = f"select rows.* from rows, (select count(*) from {source})"
+    with pytest.raises(DataError, match=r"conf/data/tests.sql: the query does not run"):
+        run(rows(), config(), query)
+
+
+def test_a_sample_with_a_seed_is_repeatable_and_allowed() -> None:
+    run(rows(), config(), "select * from rows tablesample reservoir(300 rows) repeatable (7)")
 
 
 # --- leaks

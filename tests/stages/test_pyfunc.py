@@ -76,18 +76,19 @@ def test_no_rows_give_no_answers(model: Model, X: pd.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_the_registered_model_loads_and_answers_with_the_same_bits(
-    repo: Repository, model: Model, X: pd.DataFrame
+    repo: Repository, model: Model, X: pd.DataFrame, tmp_path: Path
 ) -> None:
     repo.run("python", "-m", "stages.record")  # the store follows the repository to where it is now
-    X.to_parquet(repo.path / "rows.parquet")
-    code = """
+    elsewhere = Repository(tmp_path, repo.env)  # where only the code that the version holds is importable
+    X.to_parquet(tmp_path / "rows.parquet")
+    code = f"""
 import pandas as pd, mlflow
-mlflow.set_tracking_uri("sqlite:///mlflow.db")
+mlflow.set_tracking_uri("sqlite:///{repo.path}/mlflow.db")
 model = mlflow.pyfunc.load_model("models:/breast_cancer/1")
 model.predict(pd.read_parquet("rows.parquet")).to_parquet("answers.parquet")
 """
-    repo.run("python", "-c", code)
-    answers = pd.read_parquet(repo.path / "answers.parquet")
+    elsewhere.run("python", "-c", code)
+    answers = pd.read_parquet(tmp_path / "answers.parquet")
     pd.testing.assert_frame_equal(answers, expected(model, X), check_exact=True)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,44 +87,35 @@ def repo(reproduced: Path, opened: Opened) -> Repository:
     return opened(reproduced)
 
 
-def track(repo: Repository, **tracking: Any) -> None:
-    """Change the tracking group of params.yaml, as if conf/ said so."""
-    params = repo.params()
-    params["tracking"] |= tracking
-    repo.write("params.yaml", yaml.safe_dump(params, sort_keys=False))
-
-
-def waiting(repo: Repository) -> list[Path]:
-    return [path.parent for path in (repo.path / "data/outbox").glob("*/record.json")]
-
-
 def test_with_tracking_off_nothing_is_kept_and_mlflow_is_not_imported(repo: Repository) -> None:
-    track(repo, mode="off")
+    repo.track(mode="off")
     code = "import sys, stages.record as r; r.main(); assert not {'mlflow', 'sqlalchemy'} & set(sys.modules)"
     assert "off" in repo.run("python", "-c", code)
-    assert repo.json("data/reports/run.json") == {"status": "off"}
-    assert waiting(repo) == []
+    assert repo.json("data/reports/run.json") == {"record": None, "experiment": None}
+    assert repo.waiting() == []
 
 
 def test_a_server_that_is_down_is_said_once_and_the_record_waits(repo: Repository) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
-        track(repo, mode="server", uri=f"http://127.0.0.1:{port}")
+        repo.track(mode="server", uri=f"http://127.0.0.1:{port}")
         ann = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "s3cret"}
         said = repo.run("python", "-m", "stages.record", env=ann).strip()
         assert "\n" not in said
         assert f"the tracking server http://127.0.0.1:{port} cannot be reached (Connection refused)" in said
         assert "`make deliver` delivers it later" in said
         assert "s3cret" not in said
-        (folder,) = waiting(repo)
+        (folder,) = repo.waiting()
         assert str(folder) in said
-        assert repo.json("data/reports/run.json") == {"status": "queued", "record": folder.name}
+        assert repo.json("data/reports/run.json") == {"record": folder.name, "experiment": "pinwerk"}
+        repo.run("python", "-m", "stages.record", env={**ann, "DVC_EXP_NAME": "again"})  # as after a kill
+        assert repo.waiting() == [folder]
         assert "s3cret" not in (folder / "record.json").read_text()
         again = repo.run("python", "-m", "stages.tracking", "deliver", fails=True).strip()
     assert again.startswith("error: the tracking server")
     assert "s3cret" not in again
-    assert waiting(repo) == [folder]
+    assert repo.waiting() == [folder]
 
 
 def test_a_disk_that_is_full_fails_the_stage_since_the_run_would_go_unrecorded(repo: Repository) -> None:
@@ -148,12 +138,12 @@ def test_the_record_of_an_experiment_in_a_temporary_folder_lands_in_the_real_rep
 ) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
-        track(repo, mode="server", uri=f"http://127.0.0.1:{held.getsockname()[1]}")
+        repo.track(mode="server", uri=f"http://127.0.0.1:{held.getsockname()[1]}")
         temporary = tmp_path / "temporary"
         shutil.copytree(repo.path, temporary, symlinks=True)
         there = Repository(temporary, {**repo.env, "DVC_ROOT": str(repo.path), "DVC_EXP_NAME": "brave-cat"})
         there.run("python", "-m", "stages.record")
-    assert waiting(there) == []
-    (folder,) = waiting(repo)
+    assert there.waiting() == []
+    (folder,) = repo.waiting()
     record = json.loads((folder / "record.json").read_text())
     assert record["name"] == record["tags"]["dvc.experiment"] == "brave-cat"

@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from stages.errors import ConfigError, DataError
-from stages.scoring import Predictions, check_metrics, classified, regressed, score_of
+from stages.scoring import Predictions, classified, regressed, score_of
 
 RNG = np.random.default_rng(0)
 
@@ -127,7 +127,7 @@ def test_a_third_label_for_a_model_of_two_is_named() -> None:
 
 def test_an_unknown_scorer_is_named_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"roc_acu.*did you mean 'roc_auc'"):
-        check_metrics(["roc_acu"])
+        score_of("roc_acu", binary())
 
 
 def test_a_scorer_of_another_task_is_named() -> None:

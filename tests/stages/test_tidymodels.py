@@ -39,7 +39,7 @@ def test_the_leakage_check_stops_the_published_setting_and_names_both_leaks(raw:
 def test_with_the_leaks_accepted_the_published_auc_is_reproduced(raw: Path, tmp_path: Path) -> None:
     areas = []
     for seed in (1, 2, 3):
-        _, config = composed(["+experiment=tidymodels", ACCEPTED, f"seed={seed}"])
+        _, config = composed(["+experiment=tidymodels", ACCEPTED, f"data.split.seed={seed}"])
         out = tmp_path / str(seed)
         report = prepare(config, config.data.query.read_text(encoding="utf-8"), out, raw)
         assert report["rows"] == 325_819

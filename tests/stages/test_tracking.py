@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from stages.closure import closure
 from stages.outbox import queued
 from stages.record import flat, shortened
-from tests.conftest import Repository, environment
+from tests.conftest import ROOT, Repository, environment
 
 pytestmark = pytest.mark.slow
 
@@ -51,26 +52,16 @@ def repo(copies: Make) -> Iterator[Repository]:
     shutil.rmtree(made.path)
 
 
-def track(repo: Repository, **tracking: Any) -> None:
-    """Change the tracking group of params.yaml, as if conf/ said so."""
-    params = repo.params()
-    params["tracking"] |= tracking
-    repo.write("params.yaml", yaml.safe_dump(params, sort_keys=False))
-
-
-def waiting(repo: Repository) -> list[Path]:
-    return [path.parent for path in (repo.path / "data/outbox").glob("*/record.json")]
-
-
 def kept(repo: Repository, number: int = 1) -> list[Path]:
     """Records of the execution in the outbox, none of them delivered."""
     tracking = repo.params()["tracking"]
     with refusing() as uri:
-        track(repo, mode="server", uri=uri)
-        for _ in range(number):
+        repo.track(mode="server", uri=uri)
+        for each in range(number):
+            repo.track(deadline=DEADLINE + each)  # another execution
             repo.run("python", "-m", "stages.record")
-    track(repo, **tracking)
-    return waiting(repo)
+    repo.track(**tracking)
+    return repo.waiting()
 
 
 @contextmanager
@@ -86,16 +77,20 @@ def refusing() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def embedded(copies: Make) -> Repository:
-    """Two executions of the same state, recorded after the store of the fixture was removed."""
-    repo = copies()
+    """Two executions at once that made the same model, recorded after the store of the fixture was removed.
+
+    The second takes place in another folder, as DVC's parallel experiments do.
+    """
+    repo, aside = copies(), copies()
+    aside.track(deadline=61)
     for path in ("mlflow.db", "mlartifacts", "data/outbox"):
         target = repo.path / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     both = [
         subprocess.Popen(
-            ["python", "-m", "stages.record"], cwd=repo.path, env=repo.env, stdout=subprocess.PIPE, text=True
+            ["python", "-m", "stages.record"], cwd=cwd, env={**repo.env, **root}, stdout=subprocess.PIPE, text=True
         )
-        for _ in range(2)
+        for cwd, root in ((repo.path, {}), (aside.path, {"DVC_ROOT": str(repo.path)}))
     ]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
@@ -112,13 +107,11 @@ def test_two_processes_that_deliver_at_once_on_first_use_make_two_runs_and_one_v
     assert rows(embedded, "select status from runs") == [("FINISHED",), ("FINISHED",)]
     assert rows(embedded, "select version from model_versions") == [(1,)]
     assert rows(embedded, "select status from logged_models") == [(2,)]  # READY
-    assert waiting(embedded) == []
+    assert embedded.waiting() == []
 
 
 def test_a_run_has_the_parameters_metrics_tags_files_and_data_of_its_execution(embedded: Repository) -> None:
-    told = embedded.json("data/reports/run.json")
-    assert told["status"] == "delivered"
-    run = told["run_id"]
+    run = embedded.run_id()
     params = dict(rows(embedded, "select key, value from params where run_uuid = ?", run))
     assert params == {key: shortened(value) for key, value in flat(embedded.params())}
     metrics = dict(rows(embedded, "select key, value from latest_metrics where run_uuid = ?", run))
@@ -143,21 +136,65 @@ def test_a_run_has_the_parameters_metrics_tags_files_and_data_of_its_execution(e
     }
 
 
+def test_the_same_execution_recorded_again_is_the_same_run(embedded: Repository) -> None:
+    run, told = embedded.run_id(), embedded.read("data/reports/run.json")
+    said = embedded.run("python", "-m", "stages.record", env={"DVC_EXP_NAME": "again"})
+    assert f"run {run}, breast_cancer version 1" in said
+    assert rows(embedded, "select count(*) from runs") == [(2,)]
+    assert embedded.read("data/reports/run.json") == told
+    measured = rows(embedded, "select count(*) from metrics where run_uuid = ?", run)
+    assert measured == rows(embedded, "select count(*) from latest_metrics where run_uuid = ?", run)
+
+
 def test_a_version_says_which_bytes_and_which_commit_it_is(embedded: Repository) -> None:
     tags = dict(rows(embedded, "select key, value from model_version_tags"))
     assert tags["md5"] == embedded.locked("train")["outs"][0]["md5"]
     assert tags["git.commit"] == embedded.run("git", "rev-parse", "HEAD").strip()
 
 
+def test_a_model_has_the_metrics_of_its_run(embedded: Repository) -> None:
+    ((run,),) = rows(embedded, "select run_id from model_versions")
+    measured = rows(embedded, "select key, value from latest_metrics where run_uuid = ?", run)
+    assert measured
+    assert sorted(rows(embedded, "select metric_name, metric_value from logged_model_metrics")) == sorted(measured)
+
+
+def test_a_version_holds_the_code_that_opens_it_and_no_more(embedded: Repository) -> None:
+    ((place,),) = rows(embedded, "select storage_location from model_versions")
+    code = Path(place.removeprefix("file://")) / "code"
+    held = {path.relative_to(code).as_posix() for path in code.rglob("*.py")}
+    assert held == {*closure("stages.pyfunc", ROOT), "stages/__init__.py"}
+    assert "stages/config.py" not in held
+
+
+def test_a_version_has_an_example_of_what_it_takes(embedded: Repository) -> None:
+    ((place,),) = rows(embedded, "select storage_location from model_versions")
+    example = json.loads((Path(place.removeprefix("file://")) / "input_example.json").read_text())
+    signature = embedded.json("data/model/signature.json")
+    assert example["columns"] == [column["name"] for column in signature["columns"]]
+    checked = embedded.json("data/model/check.json")["inputs"]
+    assert example["data"] == [list(row) for row in zip(*checked.values(), strict=True)][:3]
+
+
 def test_a_copied_repository_writes_into_its_own_store(embedded: Repository, tmp_path: Path) -> None:
     subprocess.run(["cp", "-a", str(embedded.path), str(tmp_path / "copy")], check=True)
     copy = Repository(tmp_path / "copy", embedded.env)
+    copy.track(deadline=62)
     copy.run("python", "-m", "stages.record")
-    run = copy.json("data/reports/run.json")["run_id"]
+    run = copy.run_id()
     assert (copy.path / "mlartifacts" / run).is_dir()
     assert not (embedded.path / "mlartifacts" / run).exists()
     places = rows(copy, "select artifact_uri from runs union select storage_location from model_versions")
     assert all(place.startswith((copy.path / "mlartifacts").as_uri()) for (place,) in places)
+
+
+def test_a_store_that_another_holds_costs_a_pipeline_no_more_than_the_deadline(repo: Repository) -> None:
+    repo.track(deadline=2)
+    with (repo.path / "data/outbox/.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        said = repo.run("timeout", "60", "python", "-m", "stages.record")
+    assert "the embedded store did not take the record within 2 s. `make deliver` delivers it later" in said
+    assert len(repo.waiting()) == 1
 
 
 def test_the_ui_answers_until_it_is_interrupted(embedded: Repository) -> None:
@@ -175,7 +212,7 @@ def test_the_ui_answers_until_it_is_interrupted(embedded: Repository) -> None:
         )
     try:
         assert _ok(f"{uri}/health", ui)
-        run = embedded.json("data/reports/run.json")["run_id"]
+        run = embedded.run_id()
         with urllib.request.urlopen(f"{uri}/get-artifact?run_id={run}&path=gate.json", timeout=20) as reply:
             assert json.load(reply) == embedded.json("data/reports/gate.json")
         os.killpg(ui.pid, signal.SIGINT)
@@ -265,7 +302,7 @@ ANN = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "s3cret"}
 
 
 def pointed(repo: Repository, uri: str, name: str) -> None:
-    track(repo, mode="server", uri=uri, experiment=name, model=name, timeout=1, deadline=DEADLINE)
+    repo.track(mode="server", uri=uri, experiment=name, model=name, timeout=1, deadline=DEADLINE)
 
 
 def one_run_and_one_version(server: str, name: str, record: str) -> None:
@@ -283,11 +320,11 @@ def one_run_and_one_version(server: str, name: str, record: str) -> None:
 
 def test_a_server_gets_the_run_the_model_and_never_shows_the_password(server: str, repo: Repository) -> None:
     pointed(repo, server, "plain")
-    track(repo, deadline=60)
+    repo.track(deadline=60)
     said = repo.run("python", "-m", "stages.record", env={"PINWERK_DEBUG": "1", **ANN})
     assert "plain version 1" in said
     assert "s3cret" not in said
-    run = repo.json("data/reports/run.json")["run_id"]
+    run = repo.run_id()
     code = f"""
 import mlflow
 mlflow.set_tracking_uri("{server}")
@@ -310,6 +347,7 @@ class Proxy:
     times: int = 1
     answered: bool = False  # the request is passed on, its answer is not
     seen: int = 0
+    slow: float = 0  # seconds that this request takes; nothing dies then
     dead: threading.Event = field(default_factory=threading.Event)
 
 
@@ -324,7 +362,9 @@ class _Passing(socketserver.BaseRequestHandler):
             back.start()
             while chunk := self.request.recv(65536):
                 proxy.seen += chunk.count(proxy.last)
-                if proxy.seen >= proxy.times:
+                if proxy.slow:
+                    time.sleep(proxy.slow if proxy.last in chunk else 0)
+                elif proxy.seen >= proxy.times:
                     proxy.dead.set()
                     if proxy.answered:
                         other.sendall(chunk)
@@ -381,6 +421,15 @@ class _Silent(socketserver.BaseRequestHandler):
             pass
 
 
+class _FallingSilent(socketserver.BaseRequestHandler):
+    """Healthy, but all else it leaves unanswered."""
+
+    def handle(self) -> None:
+        while chunk := self.request.recv(65536):
+            if b"/health" in chunk:
+                self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
 class _Trickling(socketserver.BaseRequestHandler):
     """One byte of an endless header now and then: no time-out between bytes ever passes."""
 
@@ -412,7 +461,8 @@ class _Nonsense(_Answering):
 @pytest.mark.parametrize(
     ("handler", "reason"),
     [
-        (_Silent, "Read timed out"),
+        (_Silent, r"http://127\.0\.0\.1:[0-9]+ did not answer within 1 s\. "),
+        (_FallingSilent, "Read timed out"),
         (_Trickling, f"did not take the record within {DEADLINE:g} s"),
         (_Answering, "too many 500 error responses"),
         (_Unauthorized, "401"),
@@ -433,8 +483,8 @@ def test_a_server_that_does_not_do_its_work_costs_one_line(
     assert re.search(reason, line), line
     assert "`make deliver` delivers it later" in line
     assert "s3cret" not in line
-    (folder,) = waiting(repo)
-    assert repo.json("data/reports/run.json") == {"status": "queued", "record": folder.name}
+    (folder,) = repo.waiting()
+    assert repo.json("data/reports/run.json") == {"record": folder.name, "experiment": "faulty"}
     assert list(scratch.iterdir()) == []
 
 
@@ -443,8 +493,9 @@ def test_a_server_that_does_not_do_its_work_costs_one_line(
     [
         ("run_unanswered", b"runs/create", 1, True),
         ("amid_files", b"PUT /api/2.0/mlflow-artifacts", 7, False),
-        ("amid_the_model", b"PUT /api/2.0/mlflow-artifacts", 45, False),
+        ("amid_the_model", b"PUT /api/2.0/mlflow-artifacts", 30, False),
         ("version_unanswered", b"model-versions/create", 1, True),
+        ("before_the_end", b"POST /api/2.0/mlflow/runs/set-tag", 1, False),
     ],
 )
 def test_a_server_that_dies_midway_gets_the_rest_later_as_the_same_run(
@@ -453,16 +504,46 @@ def test_a_server_that_dies_midway_gets_the_rest_later_as_the_same_run(
     proxy = Proxy(server, last, times, answered)
     with listening(_Passing, proxy) as uri:
         pointed(repo, uri, name)
-        track(repo, deadline=60)
+        repo.track(deadline=60)
         said = repo.run("python", "-m", "stages.record").strip()
     assert proxy.dead.is_set(), said
     assert "\n" not in said, said
     assert "`make deliver` delivers it later" in said
-    (folder,) = waiting(repo)
-    track(repo, uri=server)
+    (folder,) = repo.waiting()
+    repo.track(uri=server)
     repo.run("python", "-m", "stages.tracking", "deliver")
-    assert waiting(repo) == []
+    assert repo.waiting() == []
     one_run_and_one_version(server, name, folder.name)
+
+
+def test_a_server_that_is_slow_for_a_pipeline_is_not_for_a_person_who_delivers(server: str, repo: Repository) -> None:
+    with listening(_Passing, Proxy(server, b"pipeline.skops HTTP", slow=2)) as uri:
+        pointed(repo, uri, "slow")
+        repo.track(deadline=60)
+        assert "Read timed out" in repo.run("python", "-m", "stages.record")
+        (folder,) = repo.waiting()
+        repo.run("python", "-m", "stages.tracking", "deliver")
+    assert repo.waiting() == []
+    one_run_and_one_version(server, "slow", folder.name)
+
+
+def test_a_later_delivery_leaves_what_dvc_pins_alone(server: str, repo: Repository) -> None:
+    down = Proxy(server, b"nothing that is ever sent")
+    down.dead.set()
+    with listening(_Passing, down) as uri:
+        repo.set("conf/config.yaml", "tracking", "server")
+        repo.edit("conf/tracking/server.yaml", "http://127.0.0.1:5000", uri)
+        assert "`make deliver` delivers it later" in repo.run("dvc", "repro")
+        (folder,) = repo.waiting()
+        told = repo.json("data/reports/run.json")
+        assert told == {"record": folder.name, "experiment": "pinwerk"}
+        down.dead.clear()
+        repo.run("python", "-m", "stages.tracking", "deliver")
+    assert repo.waiting() == []
+    assert repo.json("data/reports/run.json") == told
+    assert "up to date" in repo.run("dvc", "status")
+    (run,) = runs_in(server, "pinwerk")
+    assert run["info"]["run_id"] == repo.run_id()
 
 
 def test_two_deliveries_at_once_make_one_run(server: str, repo: Repository) -> None:
@@ -473,7 +554,7 @@ def test_two_deliveries_at_once_make_one_run(server: str, repo: Repository) -> N
     ]
     assert [process.wait(120) for process in both] == [0, 0]
     one_run_and_one_version(server, "twice", folder.name)
-    assert waiting(repo) == []
+    assert repo.waiting() == []
     assert "nothing waits" in repo.run("python", "-m", "stages.tracking", "deliver")
 
 
@@ -492,5 +573,5 @@ def test_a_damaged_record_does_not_hold_up_the_others_which_go_where_they_belong
     assert "damaged version 1" in said
     assert "error: 2 of 3 records were not delivered" in said
     assert "Traceback" not in said
-    assert set(waiting(repo)) == {first, second}
+    assert set(repo.waiting()) == {first, second}
     assert len(runs_in(server, "damaged")) == 1

@@ -20,13 +20,16 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from stages.bundle import Signature, open_bundle, sklearn_scores
+from stages.compiling import parity
 from stages.config import Config, validate
 from stages.configure import compose_tree
 from stages.dataset import Split, read_split
 from stages.errors import ConfigError, ModelError
+from stages.files import read_json
 from stages.ingest import ingest
 from stages.prepare import prepare
-from stages.train import best_threshold, confusion_counts, describe, fit, main, write_bundle
+from stages.train import CHECKED, best_threshold, compile_exactly, confusion_counts, describe, fit, main, write_bundle
+from stages.versions import pin
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -94,7 +97,7 @@ def splits(setting: Config, folder: Path) -> tuple[Split, Split]:
     return read_split(columns, task, "train", folder), read_split(columns, task, "validation", folder)
 
 
-ORIGIN = {"params": {"data": {"name": "tests"}, "model": {"_target_": "x"}}, "data": {}, "git": {"commit": None}}
+ORIGIN = {"params": {"data": {"name": "tests"}, "model": {"_target_": "x"}}, "data": {}, "code": "0" * 32}
 
 
 def trained(setting: Config, train: Split, validation: Split, out: Path) -> tuple[Pipeline, Signature, str]:
@@ -116,7 +119,7 @@ def test_a_model_trains_and_its_bundle_answers_as_scikit_learn(
     assert opened.compiled, said
     expected = sklearn_scores(pipeline, validation.X)
     np.testing.assert_allclose(opened.scores(validation.X), expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(sklearn_scores(opened.pipeline(), validation.X), expected)
+    np.testing.assert_array_equal(sklearn_scores(opened.fitted, validation.X), expected)
     if signature.classes is None:
         np.testing.assert_allclose(opened.predict(validation.X), pipeline.predict(validation.X), rtol=1e-6)
         with pytest.raises(ModelError, match="a regression has no class probabilities"):
@@ -169,6 +172,7 @@ def test_training_never_reads_the_test_split(
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     Path("params.yaml").write_text(text, encoding="utf-8")
     shutil.copytree(folder, "data/prepared")
+    pin()
     main()
     with_test = open_bundle("data/model").signature
     for name in ("test", "current", "quarantine", "unlabelled"):
@@ -176,6 +180,20 @@ def test_training_never_reads_the_test_split(
     main()
     assert open_bundle("data/model").signature == with_test
     assert with_test.threshold is not None
+
+
+def test_no_row_that_leaves_with_the_bundle_is_a_row_of_the_data(prepared: Prepared, tmp_path: Path) -> None:
+    setting = model("breast_cancer", "random_forest")
+    train, validation = splits(setting, prepared("breast_cancer"))
+    _, signature, _ = trained(setting, train, validation, tmp_path / "model")
+    inputs = read_json(tmp_path / "model/check.json")["inputs"]
+    assert set(inputs) == {column.name for column in signature.columns}
+    rows = pd.DataFrame(inputs, dtype="float64")[list(train.X.columns)]
+    assert len(rows) == CHECKED
+    matching = (rows.to_numpy()[:, None, :] == train.X.to_numpy()[None, :, :]).sum(axis=2)
+    assert matching.max() < len(train.X.columns) / 2  # nor most of one
+    assert rows.isna().to_numpy().any()
+    assert (rows.gt(train.X.max()) | rows.lt(train.X.min())).to_numpy().any()
 
 
 # --- threshold
@@ -193,11 +211,48 @@ def test_no_other_quantile_of_the_scores_is_a_better_cut(metric: str) -> None:
 
     probability, positive = scored()
     best = best_threshold(metric, probability, positive)
-    cuts = np.unique(np.quantile(probability, np.linspace(0.005, 0.995, 199)).round(4))
+    cuts = np.quantile(probability, np.linspace(0.005, 0.995, 100), method="lower")
     measure = get_scorer(metric)._score_func
-    assert best in cuts
     values = [measure(positive, probability > cut) for cut in cuts]
-    assert measure(positive, probability > best) == pytest.approx(max(values))
+    assert measure(positive, probability > best) >= max(values)
+    assert best not in probability
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e-12])
+def test_the_cut_does_not_hang_on_how_large_probabilities_are(scale: float) -> None:
+    probability, positive = scored()
+    said = probability * scale > best_threshold("f1", probability * scale, positive)
+    assert np.array_equal(said, probability > best_threshold("f1", probability, positive))
+
+
+def test_positives_among_the_highest_of_very_many_rows_have_a_cut_of_their_own() -> None:
+    probability = np.linspace(0, 1e-4, 100_000)
+    positive = np.arange(100_000) >= 99_990
+    said = probability > best_threshold("f1", probability, positive)
+    assert 9 <= said.sum() <= 10
+    assert positive[said].all()
+
+
+def test_a_threshold_of_zero_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[float] = []
+
+    def watched(*given: Any, threshold: float) -> Any:
+        held.append(threshold)
+        return parity(*given, threshold=threshold)
+
+    monkeypatch.setattr("stages.train.parity", watched)
+    train, validation = worded()
+    setting = for_words("model=logistic_regression")
+    pipeline = fit(setting, train)
+    compile_exactly(pipeline, replace(describe(setting, pipeline, train, validation), threshold=0.0), train)
+    assert held == [0.0]
+
+
+def test_a_cut_has_as_few_digits_as_fit_between_two_probabilities() -> None:
+    assert (
+        best_threshold("f1", np.array([0.123456, 0.123456, 0.4567, 0.4567]), np.array([False, False, True, True]))
+        == 0.3
+    )
 
 
 def test_the_counts_behind_the_cuts_are_those_of_the_rows() -> None:

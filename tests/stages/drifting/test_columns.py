@@ -11,23 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.config import Columns, Drift
-from stages.drifting.columns import Finding, judge
+from stages.config import Columns
+from stages.drifting.columns import Finding, compare_columns
 from stages.drifting.windows import count_windows
+from tests.stages.drifting.conftest import LIMITS
 
-LIMITS = Drift(
-    alpha=0.01,
-    effect=0.1,
-    missing=0.02,
-    new=0.01,
-    share=0.3,
-    sample=100_000,
-    classifier=0.75,
-    calibration=0.03,
-    performance=0.02,
-    evidently_rows=0,
-    ignore=(),
-)
 NUMERIC = ("month", "day", "sched_dep_time", "dep_delay", "arr_delay", "air_time", "distance", "hour", "minute")
 CATEGORICAL = ("carrier", "origin", "dest", "tailnum", "flight")
 
@@ -53,7 +41,7 @@ def judged(reference: pd.DataFrame, current: pd.DataFrame, columns: Columns = CO
         for side, file in zip((reference, current), files, strict=True):
             side.to_parquet(file)
         counts = count_windows(files[:1], files[1:], [*columns.numeric], [*columns.categorical])
-    return {found.name: found for found in judge(reference, current, counts, columns, LIMITS)}
+    return {found.name: found for found in compare_columns(reference, current, counts, columns, LIMITS)}
 
 
 @pytest.fixture(scope="module")
@@ -208,5 +196,5 @@ def test_ignored_columns_are_left_out(flights: pd.DataFrame) -> None:
         reference.to_parquet(file)
         counts = count_windows([file], [file], [*NUMERIC], [*CATEGORICAL])
     limits = LIMITS.model_copy(update={"ignore": ("month", "dest")})
-    names = {found.name for found in judge(reference, current, counts, COLUMNS, limits)}
+    names = {found.name for found in compare_columns(reference, current, counts, COLUMNS, limits)}
     assert names == set(COLUMNS.features) - {"month", "dest"}

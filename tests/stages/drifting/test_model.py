@@ -44,7 +44,7 @@ def multiclass(rows: int, seed: int, shift: float = 0.0) -> Behaviour:
 
 def test_equal_behaviour_has_intervals_around_no_change() -> None:
     old, new = binary(4000, 1), binary(4000, 2)
-    (gap,) = calibration_gaps(old, new, 0.99, 0)
+    (gap,) = calibration_gaps(old, new, 0.99)
     change = performance(old, new, "roc_auc", 0.99, 0)
     assert gap.low < 0 < gap.high
     assert change is not None
@@ -53,7 +53,7 @@ def test_equal_behaviour_has_intervals_around_no_change() -> None:
 
 
 def test_a_model_that_promises_too_much_shows_a_gap_of_that_size() -> None:
-    (gap,) = calibration_gaps(binary(4000, 1), binary(4000, 2, shift=0.1), 0.99, 0)
+    (gap,) = calibration_gaps(binary(4000, 1), binary(4000, 2, shift=0.1), 0.99)
     assert gap.current == pytest.approx(0.1, abs=0.03)
     assert gap.certain
     error = calibration_error(binary(4000, 2, shift=0.1))
@@ -78,7 +78,7 @@ def test_every_binary_scorer_works_on_recorded_predictions(scorer: str) -> None:
 
 def test_every_class_of_several_is_looked_at_by_name() -> None:
     old, new = multiclass(1500, 1), multiclass(1500, 2, shift=0.2)
-    gaps = {gap.name: gap for gap in calibration_gaps(old, new, 0.99, 0)}
+    gaps = {gap.name: gap for gap in calibration_gaps(old, new, 0.99)}
     assert set(gaps) == {"class red", "class green", "class blue"}
     assert gaps["class red"].change > 0.1
     assert gaps["class red"].certain
@@ -90,7 +90,7 @@ def test_every_class_of_several_is_looked_at_by_name() -> None:
 
 def test_a_regression_is_judged_in_standard_deviations_of_the_target() -> None:
     old, new = regression(2000, 1), regression(2000, 2, shift=10)
-    (gap,) = calibration_gaps(old, new, 0.99, 0)
+    (gap,) = calibration_gaps(old, new, 0.99)
     assert gap.current == pytest.approx(0.5, abs=0.1)
     change = performance(old, new, "neg_root_mean_squared_error", 0.99, 0)
     assert change is not None
@@ -108,7 +108,7 @@ def test_whole_days_are_drawn_where_there_are_enough_of_them() -> None:
     alike = [Behaviour(side.classes, side.scores, side.predicted, observed, side.time) for side in (narrow, wide)]
     widths = []
     for side in alike:
-        (gap,) = calibration_gaps(side, side, 0.95, 0)
+        (gap,) = calibration_gaps(side, side, 0.95)
         widths.append(gap.high - gap.low)
     assert widths[1] > 3 * widths[0]
 
@@ -116,7 +116,7 @@ def test_whole_days_are_drawn_where_there_are_enough_of_them() -> None:
 def test_without_labels_only_scores_are_compared() -> None:
     known = binary(100, 1)
     unknown = Behaviour(known.classes, known.scores, known.predicted, None, None)
-    assert calibration_gaps(known, unknown, 0.99, 0) == ()
+    assert calibration_gaps(known, unknown, 0.99) == ()
     assert performance(known, unknown, "roc_auc", 0.99, 0) is None
     assert calibration_error(unknown) is None
     assert score_shifts(known, unknown)[0].distance == 0
@@ -132,3 +132,29 @@ def test_metrics_in_the_units_of_the_target_are_known() -> None:
     assert in_units_of_target("neg_root_mean_squared_error")
     assert not in_units_of_target("neg_log_loss")
     assert not in_units_of_target("r2")
+
+
+def test_a_metric_that_few_resamples_define_has_no_limits() -> None:
+    """One positive row: on more than a third of the resamples it is not drawn."""
+    new = binary(60, 1)
+    rare = Behaviour(new.classes, new.scores, new.predicted, np.eye(60, dtype=np.int64)[0], None)
+    change = performance(binary(500, 2), rare, "roc_auc", 0.99, 0)
+    assert change is not None
+    assert (change.low, change.high) == (-np.inf, np.inf)
+    assert not change.certain
+
+
+def test_a_gap_between_equal_windows_is_certain_as_rarely_as_asked_for_however_few_the_days() -> None:
+    """Eight days a side, rows of a day alike: the normal distribution's limits alarm more than twice too often."""
+    generator = np.random.default_rng(0)
+    rows, days, rounds = 80, 8, 2000
+    day = np.arange(rows) % days
+    time = np.datetime64("2013-01-01") + day
+    alarms = 0
+    for _ in range(rounds):
+        sides = []
+        for _side in range(2):
+            value = generator.normal(size=days)[day] + generator.normal(size=rows) / 5
+            sides.append(Behaviour(None, np.zeros((rows, 1)), np.zeros(rows), value, time))
+        alarms += calibration_gaps(*sides, 0.99)[0].certain
+    assert alarms <= 33  # 1 % are 20; the normal distribution's would be 44

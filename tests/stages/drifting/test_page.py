@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from stages.drifting.columns import Bar, Finding
 from stages.drifting.model import Change
 from stages.drifting.page import render
-from stages.drifting.verdict import Evidence, Verdict
+from stages.drifting.verdict import DriftVerdict, Evidence
 
 
 def finding(name: str, distance: float, reason: str) -> Finding:
@@ -24,7 +24,7 @@ EVIDENCE = Evidence(
     performance=Change("roc_auc", 0.7, 0.6, -0.1, -0.2, -0.05),
     errors=(0.01, 0.02),
 )
-PAGE = render("flights", EVIDENCE, Verdict(True, ("temperature rose",), ("a note",)), ignored=("month",))
+PAGE = render("flights", EVIDENCE, DriftVerdict(True, ("temperature rose",), ("a note",)), ignored=("month",))
 
 
 class Outline(HTMLParser):
@@ -66,4 +66,4 @@ def test_rows_notes_and_what_was_left_out_are_told() -> None:
 
 
 def test_no_drift_is_said_plainly() -> None:
-    assert "No drift that matters" in render("flights", EVIDENCE, Verdict(False, (), ()))
+    assert "No drift that matters" in render("flights", EVIDENCE, DriftVerdict(False, (), ()))
