@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Repository
+from tests.conftest import ROOT, Repository, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -50,6 +50,28 @@ def test_the_readmes_own_data_set_runs_as_it_is_written(fresh: Repository) -> No
     assert fresh.json("data/reports/gate.json")["passed"]
     assert fresh.json("data/reports/profile.json")["splits"]["train"]["rows"] > 500
     assert fresh.json("data/model/signature.json")["columns"][1]["name"] == "tickets_30d"
+
+
+@pytest.mark.slow
+def test_a_colleague_s_clone_of_what_the_readme_shares_has_nothing_to_do(fresh: Repository, tmp_path: Path) -> None:
+    fresh.write("conf/data/churn.sql", block("sql", "churned"))
+    fresh.write("conf/data/churn.yaml", block("yaml", "name: churn"))
+    url = customers(fresh.path)
+    defaults = (fresh.path / "conf/config.yaml").read_text(encoding="utf-8")
+    fresh.write("conf/config.yaml", defaults.replace("data: flights", "data: churn"))
+    fresh.run("dvc", "add", "data/source/churn.csv")
+    fresh.run("dvc", "repro", env={"TICKETS_URL": url})
+    branch = fresh.run("git", "branch", "--show-current").strip()
+    fresh.run("git", "init", "--quiet", "--bare", f"--initial-branch={branch}", str(tmp_path / "origin.git"))
+    fresh.run("git", "remote", "add", "origin", str(tmp_path / "origin.git"))
+    fresh.run("git", "config", "push.autoSetupRemote", "true")
+    share = block("sh", "dvc push").replace("s3://bucket/pinwerk", str(tmp_path / "store"))
+    fresh.run("sh", "-e", "-c", share)
+    fresh.run("git", "clone", "--quiet", str(tmp_path / "origin.git"), str(tmp_path / "clone"))
+    clone = Repository(tmp_path / "clone", environment(tmp_path / "elsewhere"))
+    clone.run("dvc", "pull")
+    assert "Running stage" not in clone.run("dvc", "repro")
+    assert clone.run("git", "status", "--porcelain") == ""
 
 
 def test_every_make_verb_and_module_that_the_readme_names_is_there() -> None:
