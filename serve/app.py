@@ -1,35 +1,110 @@
-"""The model API: `uvicorn serve.app:app` answers with exactly the model that dvc.lock pins."""
+"""The model API: `uvicorn serve.app:app` answers with exactly the model that is pinned."""
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from serve.pins import pinned
-from serve.runtime import BadInputError, Predictor, load
+from serve.admin import administer
+from serve.batching import Batcher
+from serve.describing import Describing
+from serve.exchange import Exchange, Receive, Scope, Send
+from serve.feedback import OPENAPI, Feedback
+from serve.files import Files
+from serve.live import Live
+from serve.logs import configure
+from serve.monitor import Monitor
+from serve.page import Page
+from serve.pins import pointer
+from serve.predictions import PredictionLog
+from serve.protocols import Codec
+from serve.protocols.native import Native
+from serve.recorder import Recorder
+from serve.settings import Settings, read_settings
+from stages.errors import PinwerkError
 
-ROWS, BYTES = 10_000, 16 * 1024 * 1024  # more in one request is refused: send several
+
+class App(FastAPI):
+    """FastAPI, with the requests for predictions on a path of their own past its routing and middleware."""
+
+    exchange: Exchange
+    quick: dict[str, Codec]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            codec = self.quick.get(scope["path"])
+            if codec is not None:
+                await self.exchange(codec, scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the pinned model before the first request is taken; a model that cannot be verified is not served."""
-    app.state.predictor = load(pinned())
-    yield
+class Exchanged(Response):
+    """The answer of the exchange to a request that came through FastAPI's routing, with the parameters of its path."""
+
+    def __init__(self, exchange: Exchange, codec: Codec, parameters: dict[str, str]) -> None:
+        super().__init__()
+        self.exchange, self.codec, self.parameters = exchange, codec, parameters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.exchange(self.codec, scope, receive, send, self.parameters)
 
 
-def create_app() -> FastAPI:
-    """The application; it reads dvc.lock and the bundle when it starts."""
-    app = FastAPI(title="Pinwerk", lifespan=lifespan)
+def create_app(settings: Settings | None = None) -> App:
+    """The application. What it serves it looks up when it starts."""
+    settings = settings or read_settings()
+    live = Live(settings, pointer(settings))
+    batcher = Batcher(settings.serve.limits.requests)
+    predictions = PredictionLog(settings)
+    monitor = Monitor(live, batcher, predictions)
+    recorder = Recorder(monitor, predictions)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await live.start()
+        recorder.start()
+        yield
+        await live.stop()
+        files.close()
+        batcher.close()
+        await recorder.stop()
+        feedback.close()
+
+    app = App(title="Pinwerk", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.exchange = Exchange(settings, live, batcher, (recorder,))
+    app.quick = {}
+    files = Files(app.exchange)
+    app.state.live = live
+    app.state.monitor = monitor
+    administer(app, settings.admin_token, live)
     app.add_api_route("/health", health, methods=["GET"])
+    app.add_api_route("/ready", ready, methods=["GET"])
     app.add_api_route("/model", describe, methods=["GET"])
-    app.add_api_route("/predict", predict, methods=["POST"], openapi_extra=_BODY)
+    app.add_api_route("/metrics", recorder.metrics, methods=["GET"])
+    feedback = Feedback(app.exchange, settings)
+    app.add_api_route("/feedback", feedback.answer, methods=["POST"], openapi_extra=OPENAPI)
+    answer_at(app, "/predict", Native())
+    Page(app.exchange, key_asked=settings.api_key is not None).mount(app)
+    app.router.routes.append(Route("/predict/file", files, methods=["POST"]))
+    Describing(app, live, settings).mount()
     return app
+
+
+def answer_at(app: App, path: str, codec: Codec) -> None:
+    """Answer POST requests to a path by a codec."""
+
+    async def endpoint(request: Request) -> Response:
+        return Exchanged(app.exchange, codec, {name: str(value) for name, value in request.path_params.items()})
+
+    if "{" not in path:
+        app.quick[path] = codec
+    app.add_api_route(path, endpoint, methods=["POST"], name=codec.name)
 
 
 async def health() -> dict[str, str]:
@@ -37,60 +112,39 @@ async def health() -> dict[str, str]:
     return {"status": "healthy"}
 
 
-async def describe(request: Request) -> dict[str, Any]:
+async def ready(request: Request) -> JSONResponse:
+    """Whether a verified model is loaded, and what is wrong where something is."""
+    live: Live = request.app.state.live
+    is_ready = live.champion is not None
+    problems = {**live.problems, **request.app.state.monitor.problems}
+    return JSONResponse({"ready": is_ready, "problems": problems}, 200 if is_ready else 503)
+
+
+async def describe(request: Request) -> JSONResponse:
     """What is served: the md5, what it takes and gives, and where it comes from."""
-    predictor: Predictor = request.app.state.predictor
-    return {
-        "md5": predictor.md5,
-        "signature": predictor.model.signature,
-        "provenance": predictor.model.provenance,
-    }
+    champion = request.app.state.live.champion
+    if champion is None:
+        return JSONResponse({"detail": "no model is loaded yet; /ready says why"}, 503)
+    model = champion.predictor.model
+    return JSONResponse(
+        {"md5": champion.predictor.md5, "signature": _tree(model.signature), "provenance": model.provenance}
+    )
 
 
-async def predict(request: Request) -> JSONResponse:
-    """`{"features": […]}` or `{"features": {name: value}}` for one row, a list of records for many."""
-    predictor: Predictor = request.app.state.predictor
-    try:
-        rows, single = _rows(await _body(request))
-        answers = predictor.answer(rows)
-    except BadInputError as error:
-        return JSONResponse({"detail": str(error)}, status_code=422)
-    headers = {"x-model-md5": predictor.md5}
-    return JSONResponse(answers[0] if single else answers, headers=headers)
+def _tree(signature: Any) -> Any:
+    from stages.bundle import signature_tree
+
+    return signature_tree(signature)
 
 
-async def _body(request: Request) -> Any:
-    received = bytearray()
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > BYTES:
-            raise BadInputError(f"the body is over {BYTES:,} bytes; send fewer rows at once")
-    try:
-        return json.loads(received, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"the body is not JSON: {error}") from None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON; a missing value is null")
-
-
-def _rows(body: Any) -> tuple[list[Any], bool]:
-    """The rows of a body, and whether it is a single one."""
-    if isinstance(body, dict) and isinstance(body.get("features"), (list, dict)):
-        return [body["features"]], True
-    if isinstance(body, list) and body and all(isinstance(row, dict) for row in body):
-        if len(body) > ROWS:
-            raise BadInputError(f"{len(body):,} rows; at most {ROWS:,} in one request")
-        return body, False
-    raise BadInputError('expected {"features": […]}, {"features": {name: value, …}} or a list of records')
-
-
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {}, "example": {"features": {"name": "value"}}}},
-    }
-}
-
-app = create_app()
+def __getattr__(name: str) -> Any:
+    """`app` is made when it is asked for, so that importing this module reads nothing."""
+    if name == "app":
+        configure()
+        try:
+            made = create_app()
+        except PinwerkError as error:
+            sys.exit(f"error: {error}")
+        globals()["app"] = made
+        return made
+    raise AttributeError(name)

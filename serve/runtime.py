@@ -2,123 +2,137 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import ctypes
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from stages.bundle import Model, SignatureColumn, decide, find_bundle, open_bundle
-from stages.errors import ModelError, PinwerkError
-from stages.files import read_json
+from stages.bundle import Array, Model, Rows, Signature, checked_rows, open_bundle
+from stages.errors import ModelError
 
-TOLERANCE = 1e-6
-Value = float | str
-Inputs = dict[str, npt.NDArray[Any]]
+TOLERANCE = 1e-6  # what the compiled graph was allowed when it was written
+AT_ONCE = 4096  # rows in one inference that nobody waits for
+
+Label = int | float | str
 
 
-class BadInputError(PinwerkError):
-    """What a client sent does not fit the signature."""
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """n answers as Python values: labels (for a regression values), and n x k scores in the order of the classes."""
+
+    labels: list[Label]
+    scores: list[list[float]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, chosen: slice) -> Answers:
+        return Answers(self.labels[chosen], self.scores[chosen])
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that passed its own check rows, and the md5 that names it."""
+    """A model that passed its own check rows, and the md5 that names it. Its folder is never read again."""
 
     model: Model
     md5: str
+    checked: Rows | None = None
 
-    def answer(self, rows: Sequence[Mapping[str, Any] | Sequence[Any]]) -> list[dict[str, Any]]:
-        """One answer a row: the prediction and, for a class, its probability and that of every class."""
-        signature = self.model.signature
-        scores = self.model.scores_of(inputs(signature.columns, rows))
-        predictions = decide(scores, signature).tolist()
+    @property
+    def signature(self) -> Signature:
+        return self.model.signature
+
+    @property
+    def quick(self) -> bool:
+        """Whether one row takes microseconds, so that it is answered where the request is read."""
+        return self.model.compiled
+
+    @cached_property
+    def _labels(self) -> list[Label]:
+        return list(self.signature.classes or ())
+
+    def answers(self, rows: Rows) -> Answers:
+        """The answers to rows, the same whichever rows come together. Raises ModelError where the model fails."""
+        try:
+            scores = self.model.scores_of(rows)
+        except ModelError:
+            raise
+        except Exception as error:  # whatever an estimator or the graph's runtime raises
+            raise ModelError(f"the model {self.md5} cannot answer these rows: {error}") from error
+        if not np.isfinite(scores).all():
+            raise ModelError(f"the model {self.md5} gives a score that is no number for these rows")
+        return Answers(self._decided(scores), scores.tolist())
+
+    def _decided(self, scores: Array) -> list[Label]:
+        """As stages.bundle.decide, without making an array of the classes each time."""
+        signature = self.signature
         if signature.classes is None:
-            return [{"prediction": value} for value in predictions]
-        names = [str(name) for name in signature.classes]
-        return [
-            {
-                "prediction": label,
-                "probability": row[signature.classes.index(label)],
-                "probabilities": dict(zip(names, row, strict=True)),
-            }
-            for label, row in zip(predictions, scores.tolist(), strict=True)
-        ]
+            return list(scores[:, 0].tolist())
+        if signature.task == "binary":
+            cut = 0.5 if signature.threshold is None else signature.threshold
+            low, high = self._labels
+            return [high if score > cut else low for score in scores[:, 1].tolist()]
+        return [self._labels[place] for place in scores.argmax(axis=1).tolist()]
 
 
-def load(md5: str) -> Predictor:
-    """The bundle with this md5, verified byte by byte and tried on its own check rows. Raises ModelError."""
-    path = find_bundle(md5)
-    if path is None:
-        raise ModelError(
-            f"the model {md5} is neither in data/model nor in DVC's cache; run `dvc pull` or `dvc checkout`"
-        )
+def load(path: Path, md5: str) -> Predictor:
+    """The bundle in a folder that nobody writes to, read whole, tried on its own check rows, and warm.
+
+    Raises ModelError where it is damaged or gives other scores than it did when it was written.
+    """
     model = open_bundle(path)
-    _checked(model, path)
-    return Predictor(model, md5)
-
-
-def _checked(model: Model, path: Path) -> None:
-    check = read_json(path / "check.json")
-    columns = model.signature.columns
-    got = model.scores_of({c.name: _column(c, check["inputs"][c.name]) for c in columns})
-    expected = np.array(check["scores"], dtype="float64")
-    furthest = float(np.max(np.abs(got - expected) / np.maximum(1.0, np.abs(expected)))) if len(expected) else math.inf
-    if not furthest <= TOLERANCE:
+    rows, expected = checked_rows(path, model.signature)
+    got = model.scores_of(rows)
+    furthest = float(np.max(np.abs(got - expected) / np.maximum(1.0, np.abs(expected)), initial=0.0))
+    if got.shape != expected.shape or not len(rows) or not furthest <= TOLERANCE:
         raise ModelError(f"{path}: its scores are off by {furthest:.1e} on its own check rows; it is not served")
+    predictor = Predictor(model, md5, rows)
+    for count in (1, 8, 64):  # the first run of a size is slow
+        predictor.answers(rows[:count])
+    _give_back()
+    return predictor
 
 
-def inputs(columns: Sequence[SignatureColumn], rows: Sequence[Mapping[str, Any] | Sequence[Any]]) -> Inputs:
-    """Rows, by name or by position, as one n x 1 array a column. Raises BadInputError naming row, feature and value."""
-    names = [column.name for column in columns]
-    table = [_values(number, row, columns, names) for number, row in enumerate(rows)]
-    return {column.name: _column(column, [row[i] for row in table]) for i, column in enumerate(columns)}
+def _give_back() -> None:
+    """Return to the system what reading the graph took for a moment: half of the process, for a forest of some MB."""
+    with suppress(OSError, AttributeError):  # the C library of Linux has it, others do not
+        ctypes.CDLL(None).malloc_trim(0)
 
 
-def _values(
-    number: int, row: Mapping[str, Any] | Sequence[Any], columns: Sequence[SignatureColumn], names: list[str]
-) -> list[Value | None]:
-    if isinstance(row, Mapping):
-        unknown = sorted(set(row) - set(names))
-        if unknown:
-            raise BadInputError(f"row {number}: unknown feature {unknown[0]!r}; the model takes {', '.join(names)}")
-        given = [row.get(name) for name in names]
-    else:
-        given = list(row)
-        if len(given) != len(columns):
-            raise BadInputError(
-                f"row {number}: {len(given)} features, the model takes {len(columns)}: {', '.join(names)}"
-            )
-    return [_value(number, column, value) for column, value in zip(columns, given, strict=True)]
+def split(answers: Answers, sizes: Sequence[int]) -> list[Answers]:
+    """The answers to rows that were joined, apart again."""
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(answers[start : start + size])
+        start += size
+    return parts
 
 
-def _value(number: int, column: SignatureColumn, value: Any) -> Value | None:
-    if value is None or value == "":
-        if not column.nullable:
-            raise BadInputError(f"row {number}: {column.name} is missing; this feature is always given")
-        return None
-    if column.kind == "categorical":
-        if isinstance(value, str):
-            return value
-        raise BadInputError(f"row {number}: {column.name} is {_shown(value)}; expected text")
-    try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(float(value)):
-            return float(value)
-    except OverflowError:
-        pass
-    raise BadInputError(f"row {number}: {column.name} is {_shown(value)}; expected a number")
+def influences(predictor: Predictor, row: Rows, background: Rows, label: int) -> dict[str, float]:
+    """How much the score of a class falls, in the mean, when one feature takes the values of other rows.
 
-
-def _shown(value: object) -> str:
-    """A client's value in a message, cut to a readable length."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _column(column: SignatureColumn, values: Sequence[Value | None]) -> npt.NDArray[Any]:
-    if column.kind == "categorical":
-        return np.array(["" if value is None else value for value in values], dtype="object").reshape(-1, 1)
-    return np.array([math.nan if value is None else value for value in values], dtype="float64").reshape(-1, 1)
+    Each feature by itself: what two do together counts for both. row: one row. background: m rows; with none, nothing
+    can be told and the answer is empty. label: the place of the class (0 for a regression). By feature name.
+    """
+    signature, m = predictor.signature, len(background)
+    here = float(predictor.model.scores_of(row)[0, label])
+    fall: dict[str, float] = {}
+    step = max(1, AT_ONCE // max(m, 1))
+    for start in range(0, len(signature.columns) if m else 0, step):
+        names = [column.name for column in signature.columns[start : start + step]]
+        changed = Rows(np.repeat(row.numeric, m * len(names), axis=0), np.repeat(row.text, m * len(names), axis=0))
+        for number, name in enumerate(names):
+            rows = slice(number * m, (number + 1) * m)
+            if name in signature.numeric:
+                place = signature.numeric.index(name)
+                changed.numeric[rows, place] = background.numeric[:, place]
+            else:
+                place = signature.text.index(name)
+                changed.text[rows, place] = background.text[:, place]
+        means = predictor.model.scores_of(changed)[:, label].reshape(len(names), m).mean(axis=1)
+        fall |= {name: here - float(mean) for name, mean in zip(names, means, strict=True)}
+    return fall
