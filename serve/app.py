@@ -8,52 +8,26 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse
 from starlette.routing import Route
 
 from serve.admin import administer
 from serve.batching import Batcher
 from serve.describing import Describing
-from serve.exchange import Exchange, Receive, Scope, Send
+from serve.exchange import Exchange
 from serve.feedback import OPENAPI, Feedback
 from serve.files import Files
 from serve.live import Live
 from serve.logs import configure
 from serve.monitor import Monitor
+from serve.mounting import App
 from serve.page import Page
 from serve.pins import pointer
 from serve.predictions import PredictionLog
-from serve.protocols import Codec
-from serve.protocols.native import Native
 from serve.recorder import Recorder
+from serve.routes import speak
 from serve.settings import Settings, read_settings
 from stages.errors import PinwerkError
-
-
-class App(FastAPI):
-    """FastAPI, with the requests for predictions on a path of their own past its routing and middleware."""
-
-    exchange: Exchange
-    quick: dict[str, Codec]
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            codec = self.quick.get(scope["path"])
-            if codec is not None:
-                await self.exchange(codec, scope, receive, send)
-                return
-        await super().__call__(scope, receive, send)
-
-
-class Exchanged(Response):
-    """The answer of the exchange to a request that came through FastAPI's routing, with the parameters of its path."""
-
-    def __init__(self, exchange: Exchange, codec: Codec, parameters: dict[str, str]) -> None:
-        super().__init__()
-        self.exchange, self.codec, self.parameters = exchange, codec, parameters
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.exchange(self.codec, scope, receive, send, self.parameters)
 
 
 def create_app(settings: Settings | None = None) -> App:
@@ -89,22 +63,11 @@ def create_app(settings: Settings | None = None) -> App:
     app.add_api_route("/metrics", recorder.metrics, methods=["GET"])
     feedback = Feedback(app.exchange, settings)
     app.add_api_route("/feedback", feedback.answer, methods=["POST"], openapi_extra=OPENAPI)
-    answer_at(app, "/predict", Native())
+    speak(app, settings.serve.name, live)
     Page(app.exchange, key_asked=settings.api_key is not None).mount(app)
     app.router.routes.append(Route("/predict/file", files, methods=["POST"]))
     Describing(app, live, settings).mount()
     return app
-
-
-def answer_at(app: App, path: str, codec: Codec) -> None:
-    """Answer POST requests to a path by a codec."""
-
-    async def endpoint(request: Request) -> Response:
-        return Exchanged(app.exchange, codec, {name: str(value) for name, value in request.path_params.items()})
-
-    if "{" not in path:
-        app.quick[path] = codec
-    app.add_api_route(path, endpoint, methods=["POST"], name=codec.name)
 
 
 async def health() -> dict[str, str]:

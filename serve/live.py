@@ -93,14 +93,14 @@ class Live:
     def _follow(self, again: bool = False) -> None:
         """One look. Whatever goes wrong, what is live stays so."""
         with self._looking:
+            error = None
             try:
                 problems = self._looked(again)
-            except Exception as error:  # the watcher must not end
-                log.exception("the look at %s failed", self._pointer)
-                problems = {**self.problems, "pointer": f"unexpected: {error!r}"}
+            except Exception as unexpected:  # the watcher must not end
+                error, problems = unexpected, {**self.problems, "pointer": f"unexpected: {unexpected!r}"}
             for name, problem in problems.items():
                 if self.problems.get(name) != problem:
-                    log.error("%s: %s", name, problem)
+                    log.error("%s: %s", name, problem, exc_info=error)
             self.problems = problems
 
     def _looked(self, again: bool) -> dict[str, str]:

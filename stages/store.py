@@ -79,7 +79,8 @@ class Store:
             lock = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             return False
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_SH)
         try:
             whole = bundle_md5(target) == f"{digest}.dir" and _is_at(lock, target)
         except (OSError, ModelError):  # removed while we read
@@ -96,15 +97,16 @@ class Store:
         return True
 
     def _fetch(self, digest: str, target: Path) -> None:
-        if target.exists():
-            log.warning("%s: damaged, its md5 is %s; it is fetched again", target, bundle_md5(target))
+        told = [f"{target} is damaged, its md5 is {bundle_md5(target)}"] if target.is_dir() else []
         with replacing(target) as draft:
             if not _copied_from_workspace(digest, draft):
                 try:
-                    errand = _Errand(digest, [*caches(), *remotes(self.named)])
+                    errand = _Errand(digest, [*caches(), *remotes(self.named)], told)
                 except ConfigError as error:
                     raise ModelError(f"the model {digest}.dir: {error}") from None
                 errand.fetch(draft)
+        for problem in told:
+            log.warning("%s; another copy is used", problem)
 
 
 _ours = Store()
@@ -113,10 +115,10 @@ _ours = Store()
 class _Errand:
     """One bundle from many places, each object from the first that has it undamaged."""
 
-    def __init__(self, digest: str, places: list[Place]) -> None:
+    def __init__(self, digest: str, places: list[Place], told: list[str]) -> None:
         self.digest = digest
         self.places = places
-        self.told: list[str] = [f"{MODEL} is another model" if MODEL.is_dir() else f"{MODEL} is not there"]
+        self.told = told  # what is wrong somewhere
 
     def fetch(self, draft: Path) -> None:
         """Fill an empty folder. Raises ModelError."""
@@ -130,8 +132,6 @@ class _Errand:
         found = bundle_md5(draft)
         if found != f"{self.digest}.dir":
             raise ModelError(f"{draft}: its md5 is {found}, expected {self.digest}.dir; is the disk sound?")
-        for problem in self.told[1:]:
-            log.warning("%s", problem)
 
     def _object(self, md5: str, target: Path, name: str = "its listing") -> None:
         missing = []
@@ -154,7 +154,8 @@ class _Errand:
             )
             self.told.append(f"{shown}: its md5 is {found}, expected {expected}; {step}")
         target.unlink(missing_ok=True)
-        said = "; ".join([*self.told, *missing])
+        here = f"{MODEL} is another model" if MODEL.is_dir() else f"{MODEL} is not there"
+        said = "; ".join([*self.told, here, *missing])
         raise ModelError(
             f"the model {self.digest}.dir is nowhere to be had, {name} is missing: {said}. "
             "`dvc pull` brings it, or `dvc push` where it was made"

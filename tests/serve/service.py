@@ -128,7 +128,7 @@ class Service:
             if holds():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"{what} did not come; problems: {self.problems()}; log: {self.log.read_text()}")
+        raise AssertionError(f"{what} did not come; {self.log.read_text()}")
 
     def until_served(self, md5: str) -> None:
         self.until(lambda: self.served() == md5, md5)

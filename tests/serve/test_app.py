@@ -78,6 +78,7 @@ def features(reproduced: Path, config: Config) -> pd.DataFrame:
 def test_the_tutorials_request_gets_the_tutorials_answer(server: Server, X: pd.DataFrame) -> None:
     status, answer = server.post({"features": X.iloc[0].tolist()})
     assert status == 200
+    assert list(answer) == ["prediction", "probability"]
     assert answer["prediction"] in (0, 1)
     assert 0 <= answer["probability"] <= 1
 
@@ -85,9 +86,10 @@ def test_the_tutorials_request_gets_the_tutorials_answer(server: Server, X: pd.D
 def test_every_form_of_a_row_gets_the_bits_that_the_bundle_gives_offline(server: Server, X: pd.DataFrame) -> None:
     rows = X.head(20)
     expected = open_bundle(server.home / "data/model").predict_proba(rows)
-    by_position = [server.post({"features": row.tolist()})[1] for _, row in rows.iterrows()]
-    by_name = [server.post({"features": row.to_dict()})[1] for _, row in rows.iterrows()]
-    at_once = server.post(rows.to_dict(orient="records"))[1]
+    path = "/predict?probabilities=true"
+    by_position = [server.post({"features": row.tolist()}, path)[1] for _, row in rows.iterrows()]
+    by_name = [server.post({"features": row.to_dict()}, path)[1] for _, row in rows.iterrows()]
+    at_once = server.post(rows.to_dict(orient="records"), path)[1]
     assert by_position == by_name == at_once
     assert [list(answer["probabilities"].values()) for answer in at_once] == expected.tolist()
 
@@ -98,25 +100,31 @@ def test_the_served_model_is_the_one_that_dvc_lock_pins(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "status", "said"),
     [
-        (b"{", "not JSON"),
-        (b'{"features": [NaN]}', "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        ({"features": [1, 2]}, "2 features, the model takes 30"),
-        ({"features": {"radius": 1}}, "unknown feature 'radius'"),
-        ({"features": {"mean_radius": "wide"}}, "mean_radius is 'wide'; expected a number"),
-        ({"features": {"mean_radius": True}}, "expected a number"),
-        ({"rows": []}, "expected"),
-        ([], "expected"),
-        ([1], "expected"),
-        ({"features": {"mean_radius": 10**400}}, "expected a number"),
+        (b"{", 400, "not JSON"),
+        (b'{"features": [NaN]}', 400, "not JSON"),
+        (b"[" * 100_000, 400, "nested too deeply"),
+        (b"\xff", 400, "not JSON"),
+        ({"features": [1, 2]}, 422, "2 values, the model takes 30"),
+        ({"features": {"radius": 1}}, 422, "unknown feature 'radius'"),
+        ({"features": {"mean_radius": "wide"}}, 422, "mean_radius is 'wide'; expected a number"),
+        ({"rows": []}, 422, "expected"),
+        ([], 422, "there is no row"),
+        ([1], 422, "expected"),
+        ({"features": {"mean_radius": 10**400}}, 422, "expected a number"),
+        ([{}] * 10_001, 413, "10,001 rows; at most 10,000"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_says_why(server: Server, body: Any, said: str) -> None:
-    status, answer = server.post(body)
-    assert status == 422
+def test_what_does_not_fit_is_refused_and_says_why(server: Server, body: Any, status: int, said: str) -> None:
+    found, answer = server.post(body)
     assert said in answer["detail"]
+    assert found == status
+
+
+def test_a_path_that_is_not_there_and_a_method_that_is_not_are_told_so(server: Server) -> None:
+    assert server.post({}, "/nowhere")[0] == 404
+    assert server.post({}, "/health")[0] == 405
 
 
 def test_a_missing_value_is_answered_as_scikit_learn_does(server: Server, X: pd.DataFrame) -> None:
@@ -124,5 +132,6 @@ def test_a_missing_value_is_answered_as_scikit_learn_does(server: Server, X: pd.
     row["mean_radius"] = float("nan")
     expected = open_bundle(server.home / "data/model").predict_proba(row)[0].tolist()
     features = {name: value for name, value in row.iloc[0].to_dict().items() if name != "mean_radius"}
-    assert list(server.post({"features": features})[1]["probabilities"].values()) == expected
-    assert list(server.post({"features": {**features, "mean_radius": None}})[1]["probabilities"].values()) == expected
+    for given in (features, {**features, "mean_radius": None}, {**features, "mean_radius": ""}):
+        said = server.post({"features": given}, "/predict?probabilities=true")[1]
+        assert list(said["probabilities"].values()) == expected

@@ -13,13 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
@@ -30,6 +26,7 @@ from stages.bundle import bundle_md5
 from stages.errors import ModelError, PinwerkError
 from stages.store import OLDER, Store, find_bundle
 from tests.conftest import ROOT, environment
+from tests.serve.service import web
 
 KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -232,19 +229,6 @@ def test_a_config_of_dvc_that_cannot_be_read_is_told(md5: str) -> None:
 # remotes
 
 
-@contextmanager
-def web(handler: Callable[..., Any]) -> Iterator[str]:
-    """The address of an HTTP server."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 class Files(http.server.SimpleHTTPRequestHandler):
     """The remote, only for ann."""
 
@@ -354,7 +338,13 @@ def test_a_kept_bundle_that_was_damaged_is_fetched_again_by_the_next_process(
     with caplog.at_level(logging.WARNING):
         assert Store().bundle(md5) == found
     assert bundle_md5(found) == md5
-    assert "damaged" in caplog.text
+    assert f"{found} is damaged, its md5 is " in caplog.text
+    (found / "card.md").write_text("tampered")
+    shutil.rmtree("../store")
+    shutil.rmtree("data/model")
+    shutil.rmtree(".dvc/cache")
+    with pytest.raises(ModelError, match=rf"{found} is damaged, its md5 is {bundle_md5(found)}"):
+        Store().bundle(md5)
 
 
 def test_a_baked_in_bundle_is_used_where_it_lies_and_its_md5_is_its_name(md5: str) -> None:
@@ -365,6 +355,14 @@ def test_a_baked_in_bundle_is_used_where_it_lies_and_its_md5_is_its_name(md5: st
     assert not Path("data/.bundles").exists()
 
 
+def test_fetching_from_a_disk_needs_neither_dvc_nor_git_nor_fsspec(md5: str, tmp_path: Path) -> None:
+    only_the_remote()
+    code = f"{FETCH}; print({{'dvc', 'fsspec', 'pandas', 'sklearn', 'mlflow'}} & {{*sys.modules}})"
+    env = {**environment(tmp_path), "PYTHONPATH": str(ROOT), "PATH": ""}
+    said = subprocess.run([sys.executable, "-c", code, md5], env=env, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [f"data/.bundles/{md5[:-4]}", "set()"]
+
+
 FETCH = "import sys; from stages.store import find_bundle; print(find_bundle(sys.argv[1]))"
 
 
@@ -373,10 +371,35 @@ def fetching(md5: str, tmp_path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", FETCH, md5], env=env, stdout=subprocess.PIPE, text=True)
 
 
-def test_processes_that_fetch_at_once_end_with_the_same_folder(md5: str, tmp_path: Path) -> None:
+def test_processes_that_fetch_at_once_end_with_the_same_folder_of_which_one_has_brought_it(
+    md5: str, tmp_path: Path
+) -> None:
     only_the_remote()
-    racers = [fetching(md5, tmp_path) for _ in range(6)]
-    assert [racer.communicate(timeout=60)[0].strip() for racer in racers] == [f"data/.bundles/{md5[:-4]}"] * 6
+    asked: list[str] = []
+
+    class Slow(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            time.sleep(0.1)  # so that all are there before the first has it
+            super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with web(partial(Slow, directory="../store")) as address:
+        Path(".dvc/config").write_text(f"[core]\n    remote = web\n['remote \"web\"']\n    url = http://{address}\n")
+        command = [sys.executable, "-c", f"import stages.store; input(); {FETCH}", md5]
+        env = {**environment(tmp_path), "PYTHONPATH": str(ROOT)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        racers = [subprocess.Popen(command, env=env, text=True, **pipes) for _ in range(4)]
+        time.sleep(2)  # they wait for the start
+        for racer in racers:
+            assert racer.stdin is not None
+            racer.stdin.write("\n")
+            racer.stdin.flush()
+        said = [racer.communicate(timeout=60)[0].strip() for racer in racers]
+    assert said == [f"data/.bundles/{md5[:-4]}"] * 4
+    assert len(asked) == len(set(asked)) == 7
     assert bundle_md5(Path("data/.bundles", md5[:-4])) == md5
     assert left() == [md5[:-4]]
 
