@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 export DVC_NO_ANALYTICS := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help setup run exp test test-fast check format lock params serve ui deliver bench pull push clean
+.PHONY: help setup run exp test test-fast check format lock params serve ui deliver bench bench-serving pull push clean
 
 help: ## list every verb
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ deliver: setup ## deliver the records that a tracking server could not take
 bench: setup ## the benchmarks: the framework's cost (writes bench/pipeline.md), drift on ten million rows
 	@python -m bench.pipeline
 	@python -m bench.drift
+
+bench-serving: setup ## the service against its peers (writes bench/serving.md); needs wrk
+	@python -m bench.serving
 
 push: setup ## push data and models to the DVC remote
 	@dvc push

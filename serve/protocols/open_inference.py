@@ -11,13 +11,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from serve.protocols import BadInputError, Decoded, Reply, Request, Served
+from serve.protocols import BadInputError, Decoded, Reply, Request, Served, names
 from serve.protocols.parsing import decoded_json
 from serve.protocols.rows import few_enough, from_columns, shown
 from serve.runtime import Answers
 from stages.bundle import Array, Rows, Signature
 
-VERSION = "1"  # as serve.routes: the md5 says which model it is, who asks by number gets the one that is live
 LENGTH = b"inference-header-content-length"
 DTYPES = {
     "BOOL": "u1",
@@ -26,6 +25,7 @@ DTYPES = {
     **{f"FP{8 * size}": f"<f{size}" for size in (2, 4, 8)},
 }
 DATATYPES = ("BYTES", *DTYPES)
+TAKEN: dict[str, set[type]] = {"BYTES": {str, NoneType}, "BOOL": {bool}}  # in JSON; the others take numbers
 
 _encode = msgspec.json.Encoder().encode
 
@@ -50,10 +50,11 @@ class OpenInference:
 
     name = "v2"
 
+    def __init__(self, model: str) -> None:
+        self._model = model
+
     def decode(self, request: Request, signature: Signature, most: int) -> Decoded:
-        version = request.parameters.get("version", VERSION)
-        if version != VERSION:
-            raise BadInputError(f"version {shown(version)} is not served; there is version {VERSION}", status=404)
+        names.found(request.parameters, self._model)
         head, tail = _parted(request)
         body = decoded_json(head, nan=True)
         if not isinstance(body, dict):
@@ -77,7 +78,7 @@ class OpenInference:
                 output["data"] = values
             outputs.append(output)
         id = served.id if decoded.id is None else decoded.id
-        head = _encode({"model_name": served.model, "model_version": VERSION, "id": id, "outputs": outputs})
+        head = _encode({"model_name": served.model, "model_version": names.VERSION, "id": id, "outputs": outputs})
         if not parts:
             return Reply(head)
         return Reply(b"".join([head, *parts]), 200, b"application/octet-stream", ((LENGTH, b"%d" % len(head)),))
@@ -226,8 +227,7 @@ def _flat(what: str, data: Any, width: int | None) -> list[Any]:
 def _from_json(what: str, flat: list[Any], datatype: str, count: int) -> Array | list[str | None]:
     if len(flat) != count:
         raise _bad(f"{what} has {len(flat)} values where its shape calls for {count}")
-    allowed: set[type] = {int, float, NoneType} if datatype.startswith("FP") else {int}
-    allowed = {"BYTES": {str, NoneType}, "BOOL": {bool}}.get(datatype, allowed)
+    allowed = TAKEN.get(datatype, {int, float, NoneType} if datatype.startswith("FP") else {int})
     if not set(map(type, flat)) <= allowed:
         place = next(place for place, value in enumerate(flat) if type(value) not in allowed)
         raise _bad(f"value {place} of {what} is no {datatype}")
@@ -270,9 +270,9 @@ def _texts(what: str, raw: bytes, count: int) -> list[str | None]:
 
 
 def _rows(tensors: list[Tensor], signature: Signature, most: int) -> Rows:
-    names = [column.name for column in signature.columns]
+    features = [column.name for column in signature.columns]
     first = tensors[0]
-    if len(tensors) == 1 and first.width == len(names) and first.name not in names:
+    if len(tensors) == 1 and first.width == len(features) and first.name not in features:
         return _matrix(first, signature, most)
     for tensor in tensors:
         if tensor.width not in (None, 1):

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from functools import partial
 from pathlib import Path
@@ -388,11 +389,13 @@ def test_processes_that_fetch_at_once_end_with_the_same_folder_of_which_one_has_
 
     with web(partial(Slow, directory="../store")) as address:
         Path(".dvc/config").write_text(f"[core]\n    remote = web\n['remote \"web\"']\n    url = http://{address}\n")
-        command = [sys.executable, "-c", f"import stages.store; input(); {FETCH}", md5]
+        command = [sys.executable, "-c", f"import stages.store; print('ready', flush=True); input(); {FETCH}", md5]
         env = {**environment(tmp_path), "PYTHONPATH": str(ROOT)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         racers = [subprocess.Popen(command, env=env, text=True, **pipes) for _ in range(4)]
-        time.sleep(2)  # they wait for the start
+        for racer in racers:
+            assert racer.stdout is not None
+            assert racer.stdout.readline() == "ready\n"
         for racer in racers:
             assert racer.stdin is not None
             racer.stdin.write("\n")

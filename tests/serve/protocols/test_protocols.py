@@ -156,5 +156,6 @@ def test_the_same_row_gets_the_same_bits_by_every_protocol_and_as_the_bundle_off
     expected = list(zip(decide(scores, predictor.signature).tolist(), scores.tolist(), strict=True))
     for way, answers in every_way(predictor, rows).items():
         assert answers == expected, way
-    by_sklearn = sklearn_scores(predictor.model.fitted, values.frame(predictor.signature))
-    assert np.abs(scores - by_sklearn).max() <= 1e-6
+    if not (np.abs(values.numeric) > np.finfo("float32").max).any():  # beyond it a forest of scikit-learn refuses
+        by_sklearn = sklearn_scores(predictor.model.fitted, values.frame(predictor.signature))
+        assert scores.tolist() == by_sklearn.tolist()
