@@ -64,6 +64,8 @@ params: setup ## write params.yaml from conf/
 lock: .uv/bin/uv ## resolve requirements/*.lock anew: every version and hash, no host
 	@.uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --upgrade --python-version 3.11 \
 	  --all-extras --group dev pyproject.toml -o requirements/dev.lock
+	@.uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --upgrade --python-version 3.11 \
+	  requirements/clients.in -o requirements/clients.lock
 	@echo uv | .uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --upgrade - -o requirements/uv.lock
 
 serve: setup ## answer requests with the model that dvc.lock pins, on port 8000
@@ -89,4 +91,4 @@ pull: setup ## fetch data and models that dvc.lock pins
 	@dvc pull
 
 clean: ## remove the environment and caches, never data or models
-	rm -rf .venv .uv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .clients .uv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -33,6 +33,13 @@ HERE = Path(__file__).resolve().parent.parent
 PAGE = HERE / "bench" / "serving.md"
 PEERS = HERE / ".bench"
 CONNECTIONS = (1, 16, 64)
+BATCHED = ("Pinwerk", "Pinwerk, flights")
+BATCHES = """
+## 1,000 rows by name in one request
+
+| | ms (least to most) | decoding and bare inference, ms | ratio |
+|---|---|---|---|
+"""
 JSON = {"content-type": "application/json"}
 
 
@@ -81,9 +88,10 @@ def main() -> None:
                     figure = measured(server, port, process, connections, args.seconds)
                     figures.setdefault((server.name, connections), []).append(figure)
             print(f"round {number + 1} of {args.rounds} done", flush=True)
+        batches = [batched(server, port) for server, port, _, _ in up if server.name in BATCHED]
         memory = {server.name: _memory(process) for server, _, process, _ in up}
         ready = {server.name: seconds for server, _, _, seconds in up}
-    text = page(started, args, figures, memory, ready)
+    text = page(started, args, figures, memory, ready) + (BATCHES + "".join(batches) if batches else "")
     if args.only:
         print(text)
     else:
@@ -298,6 +306,42 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
 
 def _cpu(process: psutil.Process) -> float:
     return sum(sum(one.cpu_times()[:2]) for one in _tree(process))
+
+
+def batched(server: Server, port: int) -> str:
+    """A row of the page: 1,000 rows in one request against msgspec, numpy and the graph in this process, in turns."""
+    import msgspec
+    import numpy as np
+
+    from stages.bundle import Rows as Matrices
+    from stages.bundle import open_bundle, run_graph
+
+    model = open_bundle(server.folder / "data/model")
+    row = _first_row(server.folder)
+    body = json.dumps([row] * 1000).encode()
+
+    def bare() -> None:
+        records = msgspec.json.decode(body)
+        numeric = np.array([[record[name] for name in model.signature.numeric] for record in records], dtype="float64")
+        text = np.array([[record[name] for name in model.signature.text] for record in records], dtype="object")
+        run_graph(model.graph, Matrices(numeric, text.reshape(len(records), -1)))
+
+    def asked() -> None:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", body, JSON)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            answer.read()
+
+    taken: dict[Any, list[float]] = {asked: [], bare: []}
+    for number in range(60):
+        for work, seconds in taken.items():
+            started = time.perf_counter()
+            work()
+            if number >= 10:  # warm
+                seconds.append(1000 * (time.perf_counter() - started))
+    there, here = (statistics.median(taken[work]) for work in (asked, bare))
+    ratio = statistics.median(a / b for a, b in zip(taken[asked], taken[bare], strict=True))
+    spread = f"{there:.1f} ({min(taken[asked]):.1f} to {max(taken[asked]):.1f})"
+    return f"| {server.name} | {spread} | {here:.1f} | {ratio:.2f} |\n"
 
 
 def _memory(process: psutil.Process) -> float:

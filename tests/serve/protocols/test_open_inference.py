@@ -466,7 +466,7 @@ def test_bytes_of_any_kind_are_refused_in_good_order(body: bytes, length: bytes 
 @given(
     tree=trees,
     given=st.lists(
-        st.fixed_dictionaries({}, optional={key: trees for key in ("name", "shape", "datatype", "data", "parameters")}),
+        st.fixed_dictionaries({}, optional=dict.fromkeys(("name", "shape", "datatype", "data", "parameters"), trees)),
         max_size=3,
     ),
     signature=signatures,
