@@ -17,13 +17,12 @@ import yaml
 
 from stages.config import PARAMS, Config, nearest, problems_in, read_params, several, validate
 from stages.errors import ConfigError, run_stage
-from stages.files import write_atomically
+from stages.files import QUERY, write_atomically
 from stages.interpolations import close_environment, override_problems
 from stages.interpolations import problems as interpolation_problems
 from stages.versions import pin
 
 CONF = Path("conf")
-QUERY = Path("data/query.sql")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

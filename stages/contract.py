@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stages.config import Column, Data
-from stages.tables import identifier, literal
+from stages.tables import identifier, is_number, literal
 
 FLOATS = ("DOUBLE", "FLOAT")
-NUMBERS = ("INT", "DECIMAL", "BOOLEAN", "BIGNUM", *FLOATS)
 WHOLE = "WHOLE DOUBLE"  # a float that holds nothing but whole numbers and NaN: classes 0 and 1 with some missing
 ZONED = "TIMESTAMP WITH TIME ZONE"
 RAW = "pinwerk_raw_"  # before the name of a column of text: what it said where it is no number or moment
@@ -56,11 +55,11 @@ def in_text(data: Data, found: Mapping[str, str]) -> list[str]:
 
 def misfits(data: Data, found: Mapping[str, str]) -> list[str]:
     """What is wrong with the SQL types of the query's columns, a sentence each."""
-    numbers, moments = (*NUMBERS, "VARCHAR"), ("TIMESTAMP", "DATE", "VARCHAR")
+    moments = ("TIMESTAMP", "DATE", "VARCHAR")
     said = [
         f"{name!r} is a {found[name]}, a number is needed"
         for name in _numbers(data)
-        if not any(word in found[name] for word in numbers) or found[name].endswith("]")
+        if not is_number(found[name]) and found[name] != "VARCHAR"
     ]
     said += [
         f"{name!r} is a {found[name]}, a timestamp is needed"

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 
 from stages.config import Columns, Task
 from stages.errors import DataError
-
-PREPARED = Path("data/prepared")
+from stages.files import PREPARED
 
 SplitName = Literal["train", "validation", "test", "current"]
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from stages.bundle import MODEL, Model, decide, open_bundle
 from stages.config import Columns, Config, Drift, load_config
-from stages.dataset import PREPARED, Split, SplitName, read_split
+from stages.dataset import Split, SplitName, read_split
 from stages.drifting.classifier import domain_auc
 from stages.drifting.columns import compare_columns
 from stages.drifting.model import Behaviour, calibration_error, calibration_gaps, performance, score_shifts
@@ -29,9 +29,8 @@ from stages.drifting.page import render
 from stages.drifting.verdict import DriftVerdict, Evidence, drift_verdict, metrics
 from stages.drifting.windows import count_windows, write_sample
 from stages.errors import DataError, run_stage
-from stages.files import replacing, report_text, write_atomically
+from stages.files import PREPARED, REPORTS, replacing, report_text, write_atomically
 
-REPORTS = Path("data/reports")
 ORDER: tuple[SplitName, ...] = ("train", "validation", "test", "current")
 
 _UUID = re.compile(

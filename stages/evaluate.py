@@ -14,9 +14,9 @@ import pandas as pd
 
 from stages.bundle import MODEL, Model, Signature, bundle_md5, decide, open_bundle
 from stages.config import Config, load_config
-from stages.dataset import PREPARED, Split, read_split
+from stages.dataset import Split, read_split
 from stages.errors import DataError, ModelError, run_stage
-from stages.files import read_json, replacing, report_text, write_atomically
+from stages.files import PREPARED, REPORTS, read_json, replacing, report_text, write_atomically
 from stages.gate import Contest, Verdict, judge
 from stages.reporting.curves import Points, curves
 from stages.reporting.importance import permutation_importance
@@ -28,8 +28,6 @@ from stages.resampling import Interval, draws, enough, interval, units_of
 from stages.scorers import check_metrics
 from stages.scoring import Array, Predictions, classified, regressed, score_of
 from stages.store import find_bundle
-
-REPORTS = Path("data/reports")
 
 
 @dataclass(frozen=True)

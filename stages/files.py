@@ -15,6 +15,12 @@ from typing import Any
 
 from stages.errors import ModelError, PinwerkError
 
+# what the stages leave to each other, as dvc.yaml has it
+RAW = Path("data/raw")
+QUERY = Path("data/query.sql")
+PREPARED = Path("data/prepared")
+REPORTS = Path("data/reports")
+
 OLD = ".old"  # after a draft's name: what it is about to replace
 
 

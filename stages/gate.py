@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stages.errors import ModelError, run_stage
-from stages.files import read_json
+from stages.files import REPORTS, read_json
 from stages.reporting.wording import worded
 from stages.resampling import DEFINED, Interval
 
-VERDICT = Path("data/reports/gate.json")
+VERDICT = REPORTS / "gate.json"
 
 
 @dataclass(frozen=True)

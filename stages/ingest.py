@@ -23,13 +23,12 @@ import fsspec
 
 from stages.config import Table, load_config, nearest
 from stages.errors import DataError, run_stage
-from stages.files import replacing
+from stages.files import RAW, replacing
 from stages.tables import STREAMING, SqlError, call, connect, first_line, full_disk, naive, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RAW = Path("data/raw")
 BATCH = 50_000  # rows fetched from a database at once
 
 _READERS = {"csv": "read_csv", "parquet": "read_parquet", "json": "read_json"}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from stages.config import KnownLate
 from stages.errors import DataError
-from stages.tables import Connection, SqlError, columns_of, first_line, identifier, literal
+from stages.tables import Connection, SqlError, columns_of, first_line, identifier, is_number, literal
 
 if TYPE_CHECKING:
     from stages.telling import Task
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["KnownLate", "Leak", "find_late_columns", "find_telling_columns"]
 
 COMPARED = 20_000  # rows a cut at most: the newest before it, where what is not known yet matters most
-NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
-FRACTIONS = ("FLOAT", "DOUBLE", "DECIMAL")
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,24 @@ class _Cut:
     def holds(self, time: str) -> str:
         """The SQL condition on the time column."""
         return f"{time} > {_moment(self.since)} and {time} <= {_moment(self.at)}"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A query and what is asked of it: see `find_late_columns`."""
+
+    query: str
+    known: Mapping[str, Sequence[KnownLate]]
+    time: str
+    keys: Sequence[str]
+    features: Sequence[str]
+
+    def shown(self, types: Mapping[str, str]) -> str:
+        """Time, keys and features by position, as text or as doubles: what pandas holds without surprises."""
+        named = [f"cast({identifier(name)} as varchar) as k{n}" for n, name in enumerate([self.time, *self.keys])]
+        for n, name in enumerate(self.features):
+            named.append(f"cast({identifier(name)} as {'double' if is_number(types[name]) else 'varchar'}) as f{n}")
+        return ", ".join(named)
 
 
 def find_late_columns(
@@ -72,8 +88,9 @@ def find_late_columns(
         return []
     cursor = con.cursor()  # its temporary views hide the tables from nobody else, and go when it closes
     try:
+        asked = _Asked(query, known, time, keys, features)
         source = f"(\n{query}\n)"
-        shown = _shown(columns_of(cursor, source), time, keys, features)
+        shown = asked.shown(columns_of(cursor, source))
         seen = rows
         if seen is None:
             cursor.execute(f"create temp table pinwerk_seen as select {identifier(time)}, {shown} from {source}")
@@ -81,7 +98,7 @@ def find_late_columns(
             shown = f"* exclude ({identifier(time)})"
         leaks: dict[str, Leak] = {}
         for cut in _cuts(cursor, seen, identifier(time), cuts, timedelta(hours=lookback_hours)):
-            for leak in _differing(cursor, query, known, cut, time, keys, features, seen, shown):
+            for leak in _differing(cursor, asked, cut, seen, shown):
                 if leak.column not in leaks or leak.figure > leaks[leak.column].figure:
                     leaks[leak.column] = leak
     finally:
@@ -134,31 +151,21 @@ def _cuts(cursor: Connection, rows: str, time: str, count: int, lookback: timede
     return cuts
 
 
-def _differing(
-    cursor: Connection,
-    query: str,
-    known: Mapping[str, Sequence[KnownLate]],
-    cut: _Cut,
-    time: str,
-    keys: Sequence[str],
-    features: Sequence[str],
-    seen: str,
-    shown: str,
-) -> list[Leak]:
+def _differing(cursor: Connection, asked: _Asked, cut: _Cut, seen: str, shown: str) -> list[Leak]:
     """The features that differ for this cut."""
-    window = f"where {cut.holds(identifier(time))}"
+    window = f"where {cut.holds(identifier(asked.time))}"
     full = cursor.execute(f"select {shown} from {seen} {window}").df()
-    typed = _shown(columns_of(cursor, f"(\n{query}\n)"), time, keys, features)
+    typed = asked.shown(columns_of(cursor, f"(\n{asked.query}\n)"))
     leaks: list[Leak] = []
     for stand_in in (False, True):
-        views = _hide(cursor, known, cut.at, stand_in=stand_in)
+        views = _hide(cursor, asked.known, cut.at, stand_in=stand_in)
         try:
-            then = cursor.execute(f"select {typed} from (\n{query}\n) {window}").df()
+            then = cursor.execute(f"select {typed} from (\n{asked.query}\n) {window}").df()
         finally:
             for view in views:
                 cursor.execute(f"drop view temp.{view}")
-        both, vanished = _matched(full, then, len(keys) + 1)
-        found = (_compared(both, name, features, cut, stand_in=stand_in) for name in features)
+        both, vanished = _matched(full, then, len(asked.keys) + 1)
+        found = (_compared(both, name, asked.features, cut, stand_in=stand_in) for name in asked.features)
         leaks += [leak for leak in found if leak is not None]
         if not vanished:
             break
@@ -201,15 +208,6 @@ def _hidden(source: str, group: KnownLate, at: datetime, flag: str, *, stand_in:
         for name in names
     )
     return f"select * exclude ({flag}) replace ({largest}) from ({flagged})"
-
-
-def _shown(types: Mapping[str, str], time: str, keys: Sequence[str], features: Sequence[str]) -> str:
-    """Time, keys and features by position, as text or as doubles: what pandas holds without surprises."""
-    named = [f"cast({identifier(name)} as varchar) as k{n}" for n, name in enumerate([time, *keys])]
-    for n, name in enumerate(features):
-        number = types[name].startswith((*NUMBERS, *FRACTIONS)) and not types[name].endswith("]")
-        named.append(f"cast({identifier(name)} as {'double' if number else 'varchar'}) as f{n}")
-    return ", ".join(named)
 
 
 def _matched(full: pd.DataFrame, then: pd.DataFrame, keys: int) -> tuple[pd.DataFrame, bool]:

@@ -12,7 +12,7 @@ from stages.config import Config, Data, load_config, nearest
 from stages.contract import FLOATS, WHOLE, breach, in_text, misfits, typed
 from stages.contract import RAW as RAW_TEXT
 from stages.errors import DataError, run_stage
-from stages.files import replacing, write_atomically
+from stages.files import PREPARED, QUERY, RAW, REPORTS, replacing, write_atomically
 from stages.profile import profile
 from stages.splitting import order, side, unit
 from stages.tables import (
@@ -35,10 +35,7 @@ from stages.tables import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RAW = Path("data/raw")
-QUERY = Path("data/query.sql")
-PREPARED = Path("data/prepared")
-REPORT = Path("data/reports/profile.json")
+REPORT = REPORTS / "profile.json"
 SPLITS = ("train", "validation", "test", "current")
 YIELDED, JUDGED = "yielded.parquet", "judged.parquet"  # on the way only
 TELLING_ROWS = 50_000  # of train, for the features that alone tell the target

@@ -19,11 +19,10 @@ from stages.address import masked
 from stages.bundle import MODEL, bundle_md5
 from stages.config import Tracking, listed_params, load_config, read_params, slice_of
 from stages.errors import TrackingError, run_stage
-from stages.files import read_json, write_atomically
+from stages.files import REPORTS, read_json, write_atomically
 from stages.outbox import Record, content_id, deliver, now, put
 from stages.provenance import git_state
 
-REPORTS = Path("data/reports")
 LOCK = Path("dvc.lock")
 RUN = REPORTS / "run.json"
 CODE = ("stages", "conf", "data/source", "dvc.yaml")  # what a commit says about an execution

@@ -7,11 +7,9 @@ from typing import Any
 
 from stages.config import read_params
 from stages.errors import run_stage
-from stages.files import read_json
+from stages.files import REPORTS, read_json
 from stages.outbox import outbox, went
 from stages.reporting.wording import worded
-
-REPORTS = Path("data/reports")
 
 
 def main() -> None:

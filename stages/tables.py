@@ -200,6 +200,12 @@ def columns_of(con: Connection, source: str) -> dict[str, str]:
     return {str(row[0]): str(row[1]) for row in con.execute(f"describe from {source}").fetchall()}
 
 
+def is_number(sql_type: str) -> bool:
+    """Whether the values of an SQL type are numbers, booleans among them."""
+    kind = sql_type.split("(")[0]
+    return kind.endswith(("INT", "INTEGER")) or kind in ("DOUBLE", "FLOAT", "DECIMAL", "BOOLEAN", "BIGNUM")
+
+
 def call(function: str, path: Path, options: Mapping[str, Any]) -> str:
     """`read_csv('path', name = value, …)` as SQL text."""
     given = "".join(f", {identifier(key)} = {literal(value)}" for key, value in options.items())

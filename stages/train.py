@@ -23,9 +23,9 @@ from stages.bundle import (
 from stages.card import card
 from stages.compiling import Compiled, check_rows, compile_pipeline, parity
 from stages.config import Config, listed_code, listed_params, load_config, nearest, read_params, slice_of
-from stages.dataset import PREPARED, Split, read_split
+from stages.dataset import Split, read_split
 from stages.errors import ConfigError, ModelError, run_stage
-from stages.files import replacing, write_json
+from stages.files import PREPARED, replacing, write_json
 from stages.fitted import dump_pipeline
 from stages.nodes import build, build_pipeline
 from stages.progress import working
