@@ -40,6 +40,7 @@ class Journal:
         self._file: int | None = None
         self._written = 0
         self._opened = 0.0
+        self._numbers = count()  # never twice: the name of a dropped file, taken again, would look like the oldest
 
     def append(self, lines: Sequence[bytes]) -> int:
         """Write lines, each with its line feed. How many of them the system has taken: fewer where there is no room."""
@@ -84,7 +85,7 @@ class Journal:
         mend(self.folder)
         self._keep_to_cap()
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        for number in count():
+        for number in self._numbers:
             path = self.folder / f"{self.prefix}-{stamp}-{os.getpid()}-{number:04}.jsonl"
             try:
                 file = self._made(path)

@@ -56,6 +56,10 @@ def _not_here(name: str) -> JSONResponse:
     return JSONResponse({"error": f"that model or version is not served; there is {name!r}, version {VERSION}"}, 404)
 
 
+def _not_ready() -> JSONResponse:
+    return JSONResponse({"error": "no model is loaded yet; /ready says why"}, 503)
+
+
 def _tensorflow(app: App, name: str, live: Live) -> None:
     codec = v1.V1(name)
     for inner in ("", "/versions/{version}", "/labels/{label}"):
@@ -73,9 +77,12 @@ def _tensorflow(app: App, name: str, live: Live) -> None:
 
     async def metadata(model: str, version: str = VERSION) -> JSONResponse:
         """The signature as TF Serving tells it."""
-        if model != name or version != VERSION or live.champion is None:
+        if model != name or version != VERSION:
             return _not_here(name)
-        return JSONResponse(v1.metadata(name, live.champion.predictor.signature))
+        champion = live.champion
+        if champion is None:
+            return _not_ready()
+        return JSONResponse(v1.metadata(name, champion.predictor.signature))
 
     _get(app, "/v1/models", models)
     for inner in ("", "/versions/{version}"):
@@ -108,9 +115,12 @@ def _open_inference(app: App, name: str, live: Live) -> None:
 
     async def metadata(model: str, version: str = VERSION) -> JSONResponse:
         """The signature as tensors."""
-        if model != name or version != VERSION or live.champion is None:
+        if model != name or version != VERSION:
             return _not_here(name)
-        return JSONResponse(v2.metadata(name, live.champion.predictor.signature))
+        champion = live.champion
+        if champion is None:
+            return _not_ready()
+        return JSONResponse(v2.metadata(name, champion.predictor.signature))
 
     _get(app, "/v2", server)
     _get(app, "/v2/health/live", alive)

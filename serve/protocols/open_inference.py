@@ -94,17 +94,11 @@ def server() -> dict[str, Any]:
 
 def metadata(signature: Signature, name: str, versions: Sequence[str]) -> dict[str, Any]:
     """What `GET /v2/models/NAME` says: a tensor for each feature, and those that come back."""
-    datatypes = {"numeric": "FP64", "categorical": "BYTES"}
-    return {
-        "name": name,
-        "versions": list(versions),
-        "platform": "pinwerk",
-        "inputs": [{"name": c.name, "datatype": datatypes[c.kind], "shape": [-1]} for c in signature.columns],
-        "outputs": [
-            {"name": output, "datatype": datatype, "shape": [-1, *width]}
-            for output, (datatype, width) in _given(signature).items()
-        ],
-    }
+    taken = [(column.name, "FP64" if column.kind == "numeric" else "BYTES") for column in signature.columns]
+    inputs = [{"name": feature, "datatype": datatype, "shape": [-1]} for feature, datatype in taken]
+    given = _given(signature).items()
+    outputs = [{"name": output, "datatype": datatype, "shape": [-1, *width]} for output, (datatype, width) in given]
+    return {"name": name, "versions": list(versions), "platform": "pinwerk", "inputs": inputs, "outputs": outputs}
 
 
 def _given(signature: Signature) -> dict[str, tuple[str, list[int]]]:
@@ -201,9 +195,7 @@ def _tensor(name: str, what: str, given: Mapping[str, Any], raw: bytes | None, f
         raise _bad(f"the shape of {what} is not [rows], [rows, 1] or [rows, {features}]")
     rows, width = shape[0], shape[1] if len(shape) == 2 else None
     if width not in (None, 1, features):
-        raise _bad(
-            f"the shape of {what} is not [rows], [rows, 1] or [rows, {features}]: the model has {features} features"
-        )
+        raise _bad(f"{what} has rows of {width}; expected 1, or the {features} features of the model")
     few_enough(min(rows, 10**15), most)
     count = rows * (width or 1)
     if raw is None:
@@ -305,8 +297,7 @@ def _number(text: str | None) -> float | str | None:
 def _to_bytes(values: Sequence[Any], datatype: str) -> bytes:
     if datatype != "BYTES":
         return np.array(values, dtype=DTYPES[datatype]).tobytes()
-    texts = [str(value).encode() for value in values]
-    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+    return b"".join(len(text).to_bytes(4, "little") + text for text in (str(value).encode() for value in values))
 
 
 def _bad(message: str) -> BadInputError:

@@ -21,6 +21,7 @@ def decoded_json(body: bytes, nan: bool = False) -> Any:
     """
     try:
         value = _decode(body)
+        names = _names(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if not (nan and (b"NaN" in body or b"Infinity" in body)):
             raise BadInputError(f"the body is not JSON: {error}", status=400) from None
@@ -28,7 +29,7 @@ def decoded_json(body: bytes, nan: bool = False) -> Any:
     except RecursionError:
         raise _too_deep() from None
     # Each name has a colon, so that as many colons as names tell that none is given twice; a text may hold more of them
-    if body.count(b":") != _names(value):
+    if body.count(b":") != names:
         _parsed(body)
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,9 @@ def python() -> str:
     with (HOME / "making").open("w") as making:
         fcntl.flock(making, fcntl.LOCK_EX)
         if not done.is_file() or done.read_bytes() != LOCK.read_bytes():
-            subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", "3.11", str(HOME)], check=True)
+            subprocess.run(
+                [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(HOME)], check=True
+            )
             command = [uv, "pip", "sync", "--quiet", "--require-hashes", "--python", python, str(LOCK)]
             subprocess.run(command, check=True)
             done.write_bytes(LOCK.read_bytes())
