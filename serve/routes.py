@@ -97,7 +97,7 @@ def _open_inference(app: App, name: str, live: Live) -> None:
 
     async def server() -> dict[str, Any]:
         """Who answers."""
-        return {"name": "pinwerk", "version": VERSION, "extensions": ["binary_tensor_data"]}
+        return v2.server()
 
     async def alive() -> dict[str, bool]:
         """Whether the process is alive; clients differ in the key that they look at."""
@@ -120,7 +120,7 @@ def _open_inference(app: App, name: str, live: Live) -> None:
         champion = live.champion
         if champion is None:
             return _not_ready()
-        return JSONResponse(v2.metadata(name, champion.predictor.signature))
+        return JSONResponse(v2.metadata(champion.predictor.signature, name, [VERSION]))
 
     _get(app, "/v2", server)
     _get(app, "/v2/health/live", alive)

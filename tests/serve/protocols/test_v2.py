@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from serve.protocols import BadInputError, Decoded, Request, Served
 from serve.protocols.native import Native
-from serve.protocols.open_inference import LENGTH, OpenInference, metadata, server
+from serve.protocols.v2 import LENGTH, V2, metadata, server
 from serve.runtime import Answers, Predictor
 from stages.bundle import Rows, Signature, SignatureColumn
 from tests.serve.conftest import SIGNATURE
 from tests.serve.protocols.speaking import MODEL, MOST, Speaker
 
-CODEC = OpenInference(MODEL)
+CODEC = V2(MODEL)
 NUMBERS = Signature(
     "regression", "y", None, None, tuple(SignatureColumn(name, "numeric", False) for name in ("a", "b", "c"))
 )
