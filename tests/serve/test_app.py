@@ -47,10 +47,13 @@ def server(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**environment(tmp_path_factory.mktemp("serve")), "PYTHONPATH": str(ROOT)}
+    scratch = tmp_path_factory.mktemp("serve")
+    home = scratch / "repo"
+    subprocess.run(["cp", "-a", str(reproduced), str(home)], check=True)
+    env = {**environment(scratch), "PYTHONPATH": str(ROOT)}
     command = ["python", "-W", "error", "-m", "uvicorn", "serve.app:app", "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command, cwd=reproduced, env=env)
-    running = Server(f"http://127.0.0.1:{port}", reproduced)
+    process = subprocess.Popen(command, cwd=home, env=env)
+    running = Server(f"http://127.0.0.1:{port}", home)
     try:
         for _ in range(300):
             assert process.poll() is None, "the server ended"

@@ -96,8 +96,9 @@ def test_serving_a_compiled_bundle_imports_nothing_heavy(reproduced: Path, opene
         "heavy = {'dvc', 'mlflow', 'pandas', 'sklearn', 'scipy', 'duckdb', 'hydra', 'pyarrow'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
-    env = {**opened(reproduced).env, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=reproduced, env=env, capture_output=True, text=True)
+    repo = opened(reproduced)
+    env = {**repo.env, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo.path, env=env, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
 
