@@ -49,7 +49,7 @@ class Registry:
         """The metrics of all workers as text, and its content type."""
         try:
             encode, kind = choose_encoder(accept)
-        except ValueError:  # a version that is none
+        except (ValueError, TypeError):  # a version that is none
             encode, kind = choose_encoder("")
         if self.folder is None:
             return encode(self.own), kind

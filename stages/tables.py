@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,29 @@ def connect(engine: Engine, only: Sequence[Path] | None = None) -> Iterator[Conn
 @contextmanager
 def _spill() -> Iterator[Path]:
     """A folder that goes with the connection; what a killed process left is removed, what another one uses is not."""
-    SPILL.mkdir(parents=True, exist_ok=True)
-    for left in SPILL.iterdir():
+    for left in SPILL.glob("*"):
         with suppress(OSError), locked(left):
             shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(dir=SPILL))
+    folder, lock = _claimed()
     try:
-        with locked(folder):
+        with lock:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another connection is at work
             SPILL.rmdir()
+
+
+def _claimed() -> tuple[Path, ExitStack]:
+    """A new folder in SPILL, and the lock on it."""
+    while True:
+        # before it is locked, another process may take it for one that was left
+        with suppress(FileNotFoundError, BlockingIOError), ExitStack() as held:
+            SPILL.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=SPILL))
+            held.enter_context(locked(folder))
+            if folder.exists():
+                return folder, held.pop_all()
 
 
 @contextmanager

@@ -79,6 +79,11 @@ def test_the_page_is_openmetrics_for_who_asks_for_it(service: Service) -> None:
     assert answer.body.endswith(b"# EOF\n")
 
 
+def test_who_asks_for_a_version_that_is_none_gets_the_page_as_it_is(service: Service) -> None:
+    for accept in ("application/openmetrics-text; version=abc", "application/openmetrics-text; version=", ";;,", "\xff"):
+        assert service.ask("/metrics", headers={"accept": accept}).status == 200
+
+
 def test_a_pointer_that_leads_nowhere_is_a_problem_in_the_metrics_and_the_model_answers_on(
     small_bundle: Path, tmp_path: Path
 ) -> None:
