@@ -68,8 +68,9 @@ def prepare(config: Config, query: str, out: Path, raw: Path = RAW) -> dict[str,
     config names, for too many quarantined rows, for a leak, for a split that cannot be trained or tested on.
     """
     data = config.data
-    with replacing(out) as folder, connect(config.engine, only=(raw, folder)) as con:
-        view_tables(con, {name: raw / f"{name}.parquet" for name in data.tables})
+    tables = {name: raw / f"{name}.parquet" for name in data.tables}
+    with replacing(out) as folder, connect(config.engine, only=[*tables.values(), folder]) as con:
+        view_tables(con, tables)
         select = one_select(con, query, data.query)
         _repeatable(con, data, select)
         try:
@@ -88,11 +89,11 @@ def prepare(config: Config, query: str, out: Path, raw: Path = RAW) -> dict[str,
 
 
 def _repeatable(con: Connection, data: Data, query: str) -> None:
-    """Raise DataError where the query calls what gives another answer each time: DVC could not see it change."""
+    """Raise DataError where the query calls what may give another answer each time: DVC could not see it change."""
     found = varying(con, query)
     if found:
         raise DataError(
-            f"{data.query}: {', '.join(found)}: gives another answer each time, and DVC cannot watch that; for a "
+            f"{data.query}: {', '.join(found)}: may give another answer each time, and DVC cannot watch that; for a "
             "moment take a column or a date such as data.as_of, for chance a hash of the key"
         )
 

@@ -26,6 +26,12 @@ SPILL = Path("data/.spill")
 STREAMING = Engine(name="duckdb", memory_limit="1GB", threads=None)
 """For work that holds no table: it is no parameter of a stage, so that a larger engine takes no new snapshot."""
 
+_CLOCKS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
+"""What the parser takes for columns where no parentheses follow."""
+
+_UNDECLARED = {"current_localtime", "current_localtimestamp", "query", "json_execute_serialized_sql"}
+"""What varies and DuckDB says nothing of: two clocks, and what runs SQL that stands in a text."""
+
 _END = re.compile(r"\s*;\s*(--[^\n]*\s*)*\Z")
 ROW_GROUP = 122_880  # rows, DuckDB's own
 
@@ -34,11 +40,14 @@ ROW_GROUP = 122_880  # rows, DuckDB's own
 def connect(engine: Engine, only: Sequence[Path] | None = None) -> Iterator[Connection]:
     """An in-memory database that spills to a folder of its own in data/.spill beyond the engine's memory limit.
 
-    only: the folders that its SQL may read and write, and no URL then; None is any.
+    only: the files and folders that its SQL may read and write, and no URL then; None is any.
     """
     with _spill() as spill, _opened(spill, engine) as con:
         if only is not None:
-            con.execute(f"set allowed_directories = {literal([str(path.absolute()) for path in only])}")
+            folders = [str(path.absolute()) for path in only if path.is_dir()]
+            files = [str(path.absolute()) for path in only if not path.is_dir()]  # links are followed for files alone
+            con.execute(f"set allowed_directories = {literal(folders)}")
+            con.execute(f"set allowed_paths = {literal(files)}")
             con.execute("set enable_external_access = false")
             con.execute("set lock_configuration = true")
         yield con
@@ -112,13 +121,13 @@ def one_select(con: Connection, query: str, file: Path) -> str:
 
 
 def varying(con: Connection, query: str) -> list[str]:
-    """What a query calls that does not follow from its tables alone: random(), now(), a sample without a seed, …"""
+    """What a SELECT calls that may not follow from its tables alone: random(), now(), a sample without a seed, …"""
     ((text,),) = con.execute("select json_serialize_sql($query)", {"query": query}).fetchall()
     rows = con.execute(
         "select distinct function_name from duckdb_functions() where stability <> 'CONSISTENT'"
     ).fetchall()
-    unstable = {str(name) for (name,) in rows} - {"error"} | {"current_timestamp", "current_time", "localtimestamp"}
-    return sorted({said for node in _nodes(json.loads(text)) for said in _unstable(node, unstable)})
+    unstable = {str(name) for (name,) in rows} - {"error"} | _CLOCKS | _UNDECLARED
+    return sorted({said for node in _nodes(json.loads(text)["statements"]) for said in _unstable(node, unstable)})
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -134,14 +143,9 @@ def _unstable(node: dict[str, Any], unstable: set[str]) -> Iterator[str]:
         yield f"{name}()"
     if name == "age" and len(node.get("arguments") or node.get("children") or ()) == 1:
         yield "age() of one moment"
-    if node.get("type") == "COLUMN_REF" and [str(part).lower() for part in node.get("column_names", ())][-1:] in (
-        ["current_date"],
-        ["current_timestamp"],
-        ["current_time"],
-        ["localtimestamp"],
-        ["localtime"],
-    ):
-        yield str(node["column_names"][-1]).lower()
+    column = [str(part).lower() for part in node.get("column_names", ())]
+    if len(column) == 1 and column[0] in _CLOCKS:
+        yield column[0]
     sample = node.get("sample")
     if isinstance(sample, dict) and sample.get("seed") in (None, -1):
         yield "a sample without REPEATABLE (seed)"

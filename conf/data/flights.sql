@@ -2,7 +2,7 @@
 -- One row per scheduled flight; every feature is a value that was known at predicted_at, never later.
 --
 -- Written to run on DuckDB and, transpiled by sqlglot, on Spark: moments are whole seconds (BIGINT) where a
--- window needs them, sums are of integers (the same bits at any number of threads), time zones are arithmetic.
+-- window needs them, averages are of integers (the same bits at any number of threads), time zones are arithmetic.
 -- time_hour is UTC in both tables; the local hour occurs twice on 3 November, so nothing joins on it.
 -- The month is no feature on purpose: it drifts by nature and a year of data says nothing about the next one's.
 
@@ -46,39 +46,38 @@ timed as (
 
 -- What becomes known when, and the moments at which we ask (asks = 1). Whether an arrival is late is known when it
 -- lands, or 15 minutes past schedule when it still has not; a departure delay is known at the actual departure.
--- A cancelled or diverted flight never says whether it was late.
+-- A cancelled or diverted flight never says whether it was late. What asks has no value: averages pass it by.
 arrivals as (
   select
     departs + (scheduled_minutes + least(arr_delay, 15)) * 60 as known_at,
     carrier, origin, dest, flight, departs,
     0 as asks,
-    1 as arrived,
     case when arr_delay > 15 then 1 else 0 end as late
   from timed
   where arr_delay is not null
   union all
-  select departs - 3600, carrier, origin, dest, flight, departs, 1, 0, 0
+  select departs - 3600, carrier, origin, dest, flight, departs, 1, null
   from timed
 ),
 
 departures as (
-  select departs + dep_delay * 60 as known_at, carrier, origin, flight, departs, 0 as asks, 1 as departed, dep_delay as delay
+  select departs + dep_delay * 60 as known_at, carrier, origin, flight, departs, 0 as asks, dep_delay as delay
   from timed
   where dep_delay is not null
   union all
-  select departs - 3600, carrier, origin, flight, departs, 1, 0, 0
+  select departs - 3600, carrier, origin, flight, departs, 1, null
   from timed
 ),
 
 lateness as (
   select
     carrier, flight, origin, departs, asks,
-    sum(late) over carrier_7d as carrier_late, sum(arrived) over carrier_7d as carrier_all,
-    sum(late) over origin_24h as origin_late, sum(arrived) over origin_24h as origin_all,
-    sum(late) over origin_3h as origin_3h_late, sum(arrived) over origin_3h as origin_3h_all,
-    sum(late) over dest_7d as dest_late, sum(arrived) over dest_7d as dest_all,
-    sum(late) over dest_6h as dest_6h_late, sum(arrived) over dest_6h as dest_6h_all,
-    sum(late) over route_28d as route_late, sum(arrived) over route_28d as route_all
+    avg(late) over carrier_7d as carrier_late_7d,
+    avg(late) over origin_24h as origin_late_24h,
+    avg(late) over origin_3h as origin_late_3h,
+    avg(late) over dest_7d as dest_late_7d,
+    avg(late) over dest_6h as dest_late_6h,
+    avg(late) over route_28d as route_late_28d
   from arrivals
   window
     carrier_7d as (partition by carrier order by known_at range between 604800 preceding and current row),
@@ -92,8 +91,8 @@ lateness as (
 delays as (
   select
     carrier, flight, origin, departs, asks,
-    sum(delay) over origin_3h as origin_delay, sum(departed) over origin_3h as origin_departures,
-    sum(delay) over carrier_6h as carrier_delay, sum(departed) over carrier_6h as carrier_departures
+    avg(delay) over origin_3h as origin_delay_3h,
+    avg(delay) over carrier_6h as carrier_delay_6h
   from departures
   window
     origin_3h as (partition by origin order by known_at range between 10800 preceding and current row),
@@ -131,14 +130,14 @@ select
   w.wind_speed,
   w.precip,
   w.visib,
-  cast(l.carrier_late as double) / nullif(l.carrier_all, 0) as carrier_late_7d,
-  cast(l.origin_late as double) / nullif(l.origin_all, 0) as origin_late_24h,
-  cast(l.origin_3h_late as double) / nullif(l.origin_3h_all, 0) as origin_late_3h,
-  cast(l.dest_late as double) / nullif(l.dest_all, 0) as dest_late_7d,
-  cast(l.dest_6h_late as double) / nullif(l.dest_6h_all, 0) as dest_late_6h,
-  cast(l.route_late as double) / nullif(l.route_all, 0) as route_late_28d,
-  cast(d.origin_delay as double) / nullif(d.origin_departures, 0) as origin_delay_3h,      -- minutes
-  cast(d.carrier_delay as double) / nullif(d.carrier_departures, 0) as carrier_delay_6h    -- minutes
+  l.carrier_late_7d,
+  l.origin_late_24h,
+  l.origin_late_3h,
+  l.dest_late_7d,
+  l.dest_late_6h,
+  l.route_late_28d,
+  d.origin_delay_3h,   -- minutes
+  d.carrier_delay_6h   -- minutes
 from timed as t
 inner join lateness as l
   on l.asks = 1 and t.carrier = l.carrier and t.flight = l.flight and t.origin = l.origin and t.departs = l.departs
