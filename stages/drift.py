@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
 import time
 import warnings
@@ -69,6 +70,8 @@ def main() -> None:
 def run(config: Config, prepared: Path, model: Model | None, reports: Path) -> DriftVerdict:
     """Compare the windows in `prepared`, write drift.json and drift/ into `reports`; without a model the data alone."""
     windows = choose_windows(prepared)
+    if windows.why:
+        print(f"drift: {windows.why} with {' and '.join(windows.reference)}", file=sys.stderr)
     evidence, sides = gather(config, windows, prepared, model)
     verdict = drift_verdict(evidence, config.drift)
     with replacing(reports / "drift") as folder:
@@ -125,18 +128,18 @@ def gather(config: Config, windows: Windows, prepared: Path, model: Model | None
     return Evidence(**evidence), sides
 
 
-def behaviour(model: Model, split: Split) -> Behaviour:
-    """The model on a window that has a row or more."""
+def behaviour(model: Model, split: Split) -> tuple[Behaviour, Behaviour]:
+    """The model on all rows of a window that has one or more, and on those whose label is known."""
     signature = model.signature
     scores = model.scores(split.X)
     predicted = decide(scores, signature)
     time = None if split.time is None else split.time.to_numpy()
-    # where no label is known, the scores of all rows are all there is
+    everything = Behaviour(signature.classes, scores, predicted, None, time)
     known = np.ones(len(split), dtype=bool) if split.known is None else split.known
     if not known.any():
-        return Behaviour(signature.classes, scores, predicted, None, time)
+        return everything, everything
     days = None if time is None else time[known]
-    return Behaviour(signature.classes, scores[known], predicted[known], split.y[known], days)
+    return everything, Behaviour(signature.classes, scores[known], predicted[known], split.y[known], days)
 
 
 def report(evidence: Evidence, verdict: DriftVerdict, windows: Windows, limits: Drift) -> dict[str, Any]:
@@ -222,10 +225,10 @@ def _sample(config: Config, windows: Windows, prepared: Path) -> Sides:
 
 
 def _compare_behaviour(model: Model, held_out: Split, current: Split, config: Config) -> dict[str, Any]:
-    old, new = behaviour(model, held_out), behaviour(model, current)
+    (all_old, old), (all_new, new) = behaviour(model, held_out), behaviour(model, current)
     confidence = 1 - config.drift.alpha
     return {
-        "scores": score_shifts(old, new),
+        "scores": score_shifts(all_old, all_new),
         "calibration": calibration_gaps(old, new, confidence),
         "errors": (calibration_error(old), calibration_error(new)),
         "performance": performance(old, new, config.evaluate.primary, confidence, config.seed),

@@ -65,12 +65,10 @@ def _spill() -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another connection is at work
-            SPILL.rmdir()
 
 
 def _claimed() -> tuple[Path, ExitStack]:
-    """A new folder in SPILL, and the lock on it."""
+    """A new folder in SPILL, which itself stays for whoever comes next, and the lock on it."""
     while True:
         # before it is locked, another process may take it for one that was left
         with suppress(FileNotFoundError, BlockingIOError), ExitStack() as held:

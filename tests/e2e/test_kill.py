@@ -90,7 +90,8 @@ def is_clean(repo: Repository, stage: str) -> None:
     said = repo.run("dvc", "repro", stage)
     assert f"Running stage '{stage}'" in said
     assert "up to date" in repo.run("dvc", "status", stage)  # data/ is what dvc.lock says
-    assert sorted(path.name for path in (repo.path / "data").glob(".*")) == []
+    left = [path for path in (repo.path / "data").glob(".*") if path.name != ".spill" or any(path.iterdir())]
+    assert left == []
     answers_as_it_was_written(repo.path / "data/model")
 
 

@@ -191,12 +191,28 @@ def test_the_model_is_never_judged_on_rows_it_was_fitted_on(tmp_path: Path) -> N
     assert choose_windows(data).held_out is None
 
 
-def test_without_rows_after_test_the_test_window_is_compared_and_the_report_says_so(tmp_path: Path) -> None:
+def test_scores_are_compared_on_all_rows_and_performance_on_those_whose_label_is_known(tmp_path: Path) -> None:
+    config, data = configured(), prepared(tmp_path / "data")
+    model = fitted(data, config, tmp_path / "model")
+    current = pd.read_parquet(data / "current.parquet")
+    early = np.arange(len(current)) < 300
+    changed(data, temp=current["temp"].where(early, 95.0), y=current["y"].astype("boolean").where(early))
+    run(config, data, model, tmp_path / "reports")
+    figures = read(tmp_path / "reports/drift.json")
+    assert float(str(figures["score_distance"])) > 0.5
+    assert abs(float(str(figures["primary_change"]))) < 0.1
+
+
+def test_without_rows_after_test_the_test_window_is_compared_and_everything_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = prepared(tmp_path / "data", current=0)
     windows = choose_windows(data)
     assert (windows.reference, windows.held_out, windows.current) == (("train", "validation"), "validation", "test")
     run(configured(time=False), data, None, tmp_path / "reports")
     assert "test itself is compared" in (tmp_path / "reports/drift/drift.html").read_text(encoding="utf-8")
+    said = "drift: no rows come after the test window, so test itself is compared with train and validation\n"
+    assert capsys.readouterr().err == said
 
 
 def test_windows_without_rows_and_damaged_files_are_named(tmp_path: Path) -> None:

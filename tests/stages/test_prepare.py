@@ -518,7 +518,9 @@ def test_the_seed_of_the_model_leaves_the_rows_where_they_are_and_that_of_the_sp
 )
 def test_a_query_that_gives_another_answer_each_time_is_refused(expression: str, said: str) -> None:
     query = f"select * replace ({expression} as size) from rows"
-    with pytest.raises(DataError, match=rf"conf/data/tests.sql: {re.escape(said)}.*: may give another answer each time"):
+    with pytest.raises(
+        DataError, match=rf"conf/data/tests.sql: {re.escape(said)}.*: may give another answer each time"
+    ):
         run(rows(), config(), query)
     assert not Path("prepared").exists()
 
